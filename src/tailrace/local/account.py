@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import pwd
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from tailrace.errors import LocalPostgresError
+
+if sys.platform != "win32":
+    import pwd
 
 # A dedicated account first; ``nobody`` and ``daemon`` exist nearly everywhere.
 _CANDIDATES = ("tailrace", "postgres", "nobody", "daemon")

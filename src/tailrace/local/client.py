@@ -84,6 +84,7 @@ class LocalPostgres:
         self._socket_dir = endpoint.socket_dir
         self._password = control.password.read_text(encoding="ascii").strip()
         self._closing = threading.Event()
+        self._process = os.getpid()
         threading.Thread(target=self._watch, name="tailrace-local-postgres", daemon=True).start()
 
     @property
@@ -98,7 +99,9 @@ class LocalPostgres:
     def close(self) -> None:
         """Give the share back.  Connections that are still open break if it was the last one."""
         share, self._share = self._share, None
-        self._closing.set()
+        if os.getpid() == self._process:
+            # A forked child has no thread to tell, and the event's own lock may have been copied while it was held.
+            self._closing.set()
         if share is not None:
             # Closed, not unlocked: a forked child keeps its share.
             os.close(share)
@@ -150,7 +153,8 @@ def ensure_running(control: Control, deadline: float, *, again: bool = False) ->
     """
     with exclusively(control.start_lock, deadline):
         spawned = 0
-        for pause in pauses(deadline):
+        waits = pauses(deadline)
+        while (pause := next(waits, None)) is not None:
             alive = is_held(control.supervisor_lock)
             endpoint = read_endpoint(control.endpoint)
             if alive:
@@ -167,6 +171,8 @@ def ensure_running(control: Control, deadline: float, *, again: bool = False) ->
             control.endpoint.unlink(missing_ok=True)
             _spawn_supervisor(control, _make_plan(control, again=again))
             spawned += 1
+            # Making the data was not part of the wait for the server.
+            waits = pauses(time.monotonic() + START_SECONDS_MAX)
     raise LocalPostgresError(
         f"the embedded Postgres in {control.folder} runs, but did not accept connections in time; after a crash it "
         f"may have much to recover: try again in a minute; the end of {control.log}:\n{log_tail(control)}"

@@ -6,8 +6,8 @@ same one, unless we are root and the server's account cannot get there because s
 not ours to do, and data that moved of itself later would be lost.  Each such folder notes which control folder it
 belongs to, so that a copied control folder never leads two servers to the same data.
 
-The socket is in ``home/socket`` if the path fits into a socket's address, else in a new folder in the user's runtime
-folder or ``/tmp``, to which ``control/socket`` is a link.  Only the server's account (and root) can enter either.
+The socket is in ``home/socket`` if the path fits into a socket's address, else in a new folder in ``/run/user`` or
+``/tmp``, to which ``control/socket`` is a link.  Only the server's account (and root) can enter either.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-
-import platformdirs
 
 from tailrace.errors import LocalPostgresError
 from tailrace.local.account import Account, can_reach
@@ -157,14 +155,14 @@ def _make_short_folder(account: Account) -> Path:
                 return folder
             folder.rmdir()
     raise LocalPostgresError(
-        "found no folder with a short path for the server's Unix socket (tried the user's runtime folder and /tmp): "
+        "found no folder with a short path for the server's Unix socket (tried /run/user, /run and /tmp): "
         "name a folder with a path under 80 bytes in TAILRACE_DATA_DIR"
     )
 
 
 def _short_parents(account: Account) -> Iterator[Path]:
     """Give the folders in which nobody else can rename or remove ours: private ones, or sticky ones as /tmp is."""
-    runtime = Path(platformdirs.user_runtime_dir())
+    runtime = Path(f"/run/user/{os.geteuid()}")
     if not account.other and _is_private(runtime, account):
         yield runtime
     for folder in (Path("/run"), Path("/tmp")):  # noqa: S108 # a new folder of mode 0700 is made in it

@@ -49,8 +49,9 @@ def take_server_lock(path: Path, *, gracefully: bool = True) -> int:
             return descriptor
     os.close(descriptor)
     raise LocalPostgresError(
-        f"an earlier embedded Postgres still holds {path} (processes {sorted(holders(path))}) and did not end when "
-        "killed; it probably waits for a disk: see what these processes do, end them and try again"
+        f"an earlier embedded Postgres still holds {path} and did not end when killed; found the processes "
+        f"{sorted(holders(path)) or '(none that can be seen from here: perhaps it runs in another container)'}: see "
+        "what they do, end them and try again"
     )
 
 

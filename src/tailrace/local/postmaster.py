@@ -16,6 +16,8 @@ from tailrace.local.account import as_account
 from tailrace.local.endpoint import PORT, socket_path
 from tailrace.local.plan import Plan
 
+# Elsewhere the supervisor posts a guard.
+KERNEL_ENDS_ORPHANS = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
 
 # A fast shutdown writes all that is dirty in memory to the disk; an immediate one leaves it to the next start.
@@ -72,7 +74,7 @@ def _end_with_parent() -> Callable[[], None] | None:
 
     Python runs it after the change of user, which matters because that change would undo it.
     """
-    if not sys.platform.startswith("linux"):
+    if not KERNEL_ENDS_ORPHANS:
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     supervisor = os.getpid()

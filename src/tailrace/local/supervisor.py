@@ -25,17 +25,18 @@ from typing import Literal, NoReturn
 
 from tailrace.errors import LocalPostgresError
 from tailrace.local.endpoint import Endpoint, accepts_connections, write_endpoint
+from tailrace.local.guard import post_guard
 from tailrace.local.locks import open_lock, try_lock, unlock, wait_lock
 from tailrace.local.orphans import take_server_lock
 from tailrace.local.plan import Control, Plan
-from tailrace.local.postmaster import remove_stale_files, spawn, stop
+from tailrace.local.postmaster import KERNEL_ENDS_ORPHANS, remove_stale_files, spawn, stop
 
 # Commands that follow one another within this time use the same warm server.
 GRACE_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 _POLL_SECONDS_STARTING = 0.004
 _FAILED_STARTS_MAX = 5
-_RETRY_SECONDS = 0.1
+_RETRY_SECONDS = 0.05
 _LOCK_SECONDS = 5.0
 _LOG_BYTES_MAX = 16 * 1024 * 1024
 
@@ -57,6 +58,8 @@ def main(plan_json: str) -> NoReturn:
         os._exit(0)
     code = 1
     try:
+        if not KERNEL_ENDS_ORPHANS:
+            post_guard(control.supervisor_lock, plan.server_lock)
         Supervisor(plan, control).run()
         code = 0
     except LocalPostgresError as error:

@@ -1,0 +1,1 @@
+"""Leaves that turn happenings into log lines and metrics."""

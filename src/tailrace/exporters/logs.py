@@ -1,0 +1,111 @@
+"""Structured logs: one JSON object a line on standard error.
+
+Silent when nothing changed; a line for every event only with ``TAILRACE_LOG_EVENTS=1``.  No line holds an event's
+data, a run's input or a credential.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal, TextIO, assert_never
+
+import structlog
+
+from tailrace import telemetry as t
+
+Level = Literal["debug", "info", "warning", "error"]
+_LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class LogExporter:
+    """Writes happenings as JSON lines."""
+
+    def __init__(self, *, level: Level, log_events: bool, stream: TextIO | None = None) -> None:
+        self._log_events = log_events
+        # One line a batch and a run: as many as events at low rates, so they share the events' switch.
+        self._flow_level: Level = "info" if log_events else "debug"
+        self._threshold = _LEVELS[level]
+        self._logger: Any = structlog.wrap_logger(
+            structlog.PrintLogger(stream or sys.stderr),
+            processors=[
+                structlog.processors.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                structlog.processors.format_exc_info,
+                structlog.processors.JSONRenderer(),
+            ],
+            wrapper_class=structlog.make_filtering_bound_logger(self._threshold),
+        )
+
+    def __call__(self, happening: t.Happening) -> None:
+        """Write what the happening says, if it says anything at this level."""
+        fields: dict[str, Any]
+        match happening:
+            case t.EventsPersisted():
+                if self._log_events:
+                    for seq, kind in happening.events:
+                        fields = {"seq": seq, "type": kind}
+                        self._write("info", "metric.events_inserted", _of_run(happening.run_id, **fields))
+            case t.EventsPublished():
+                if self._log_events:
+                    for seq, kind, lag_ms in happening.events:
+                        fields = {"seq": seq, "type": kind, "lag_ms": round(lag_ms, 3)}
+                        self._write("info", "metric.events_published", _of_run(happening.run_id, **fields))
+            case t.OutboxBatch():
+                fields = {"size": happening.size, "lag_ms": round(happening.lag_ms, 3)}
+                self._write(self._flow_level, "outbox.batch", fields)
+            case t.OutboxAdvanced():
+                fields = _of_run(happening.run_id, nextSeq=happening.next_seq)
+                self._write(self._flow_level, "outbox.advance", fields)
+            case _:
+                self._write(*line(happening))
+
+    def _write(self, level: Level, event: str, fields: dict[str, Any]) -> None:
+        if _LEVELS[level] >= self._threshold:
+            getattr(self._logger, level)(event, **fields)
+
+
+def _of_run(run_id: str, **fields: Any) -> dict[str, Any]:
+    # Both spellings: run_id is the one of every log line, runId the one of the event and of the HTTP API.
+    return {"run_id": run_id, "runId": run_id, **fields}
+
+
+def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: PLR0911, PLR0912, C901 - one case a happening
+    """Return level, event name and fields of a happening's log line."""
+    fields: dict[str, Any]
+    match happening:
+        case t.EventsPersisted() | t.EventsPublished() | t.OutboxBatch() | t.OutboxAdvanced():
+            return "debug", "flow", {}  # LogExporter writes these itself, by its switch.
+        case t.RunCreated():
+            return "info", "run.created", _of_run(happening.run_id, agent=happening.agent)
+        case t.OutboxGap():
+            fields = _of_run(happening.run_id, expected_seq=happening.expected_seq, found_seq=happening.found_seq)
+            return "error", "outbox.gap", fields
+        case t.JobStarted():
+            fields = {"agent": happening.agent, "epoch": happening.epoch, "resumed": happening.resumed}
+            return "info", "worker.job.start", _of_run(happening.run_id, **fields)
+        case t.JobEnded():
+            fields = {"agent": happening.agent, "state": happening.state}
+            return "info", "worker.job.end", _of_run(happening.run_id, **fields)
+        case t.FirstNode():
+            return "debug", "run.first_node", _of_run(happening.run_id, seconds=round(happening.seconds, 6))
+        case t.StreamOpened():
+            return "info", "stream.open", _of_run(happening.run_id, fromSeq=happening.from_seq)
+        case t.StreamClosed():
+            fields = {"lastSeq": happening.last_seq, "reason": happening.reason}
+            return "info", "stream.close", _of_run(happening.run_id, **fields)
+        case t.DutyFailed():
+            fields = {"duty": happening.duty, "error": happening.error, "retry_seconds": happening.retry_seconds}
+            return "warning", "duty.failed", fields
+        case t.WakeupsLost():
+            return "warning", "wakeups.lost", {"error": happening.error}
+        case t.WakeupsRestored():
+            return "info", "wakeups.restored", {}
+        case t.ProcessReady():
+            return "info", "process.ready", {"roles": list(happening.roles), "address": happening.address}
+        case t.ProcessStopping():
+            return "info", "process.stopping", {"cause": happening.cause}
+        case t.RequestFailed():
+            fields = {"method": happening.method, "path": happening.path, "exc_info": happening.error}
+            return "error", "request.failed", fields
+        case _:
+            assert_never(happening)

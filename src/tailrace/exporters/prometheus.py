@@ -1,0 +1,94 @@
+"""Prometheus metrics.  No run id, agent name or other open set is ever a label."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tailrace import telemetry as t
+from tailrace.model.run import RunState
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# Around the operators' bounds: normal under 100 ms, critical over 500 ms.
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+FIRST_NODE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
+
+
+class PrometheusExporter:
+    """Counts happenings, in a registry of its own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+        self._started = Counter("tailrace_runs_started", "Runs created.", registry=registry)
+        self._finished = Counter(
+            "tailrace_runs_finished", "Runs that ended, by terminal state.", ["state"], registry=registry
+        )
+        self._persisted = Counter("tailrace_events_persisted", "Events committed to Postgres.", registry=registry)
+        self._published = Counter("tailrace_events_published", "Events handed to the bus.", registry=registry)
+        self._lag = Histogram(
+            "tailrace_outbox_lag_seconds", "Published minus emitted.", buckets=LAG_BUCKETS, registry=registry
+        )
+        self._first_node = Histogram(
+            "tailrace_time_to_first_node_seconds",
+            "From a run's creation to its first NodeStarted.",
+            buckets=FIRST_NODE_BUCKETS,
+            registry=registry,
+        )
+        self._backlog = Gauge(
+            "tailrace_outbox_backlog_events", "Events persisted and not yet published.", registry=registry
+        )
+        self._oldest = Gauge(
+            "tailrace_outbox_oldest_unpublished_seconds",
+            "Age of the oldest unpublished event, 0 when there is none.",
+            registry=registry,
+        )
+        self._stalled = Gauge(
+            "tailrace_runs_stalled", "Started runs without a new event for TAILRACE_STALL_SECONDS.", registry=registry
+        )
+        self._streams = Gauge("tailrace_streams_active", "Open streams.", registry=registry)
+        self._reconnects = Counter(
+            "tailrace_stream_reconnects", "Streams opened with a position above zero.", registry=registry
+        )
+        for state in ("finished", "failed", "cancelled"):
+            self._finished.labels(state)
+
+    def __call__(self, happening: t.Happening) -> None:
+        """Count the happening, if it is one that is counted."""
+        match happening:
+            case t.RunCreated():
+                self._started.inc()
+            case t.EventsPersisted():
+                self._persisted.inc(len(happening.events))
+                self._count_end(happening)
+            case t.EventsPublished():
+                self._published.inc(len(happening.events))
+                for _, _, lag_ms in happening.events:
+                    self._lag.observe(lag_ms / 1000)
+            case t.FirstNode():
+                self._first_node.observe(happening.seconds)
+            case t.StreamOpened():
+                self._streams.inc()
+                if happening.reconnect:
+                    self._reconnects.inc()
+            case t.StreamClosed():
+                self._streams.dec()
+            case _:
+                pass
+
+    def observe_database(self, *, backlog: int, oldest_unpublished_seconds: float | None, stalled: int) -> None:
+        """Set the gauges that only the database knows."""
+        self._backlog.set(backlog)
+        self._oldest.set(oldest_unpublished_seconds or 0.0)
+        self._stalled.set(stalled)
+
+    def render(self) -> bytes:
+        """Return the exposition text."""
+        return generate_latest(self.registry)
+
+    def _count_end(self, happening: t.EventsPersisted) -> None:
+        state = {
+            "RunFinished": RunState.FINISHED,
+            "RunFailed": RunState.FAILED,
+            "RunCancelled": RunState.CANCELLED,
+        }.get(happening.events[-1][1])
+        if state is not None:
+            self._finished.labels(state).inc()

@@ -1,0 +1,193 @@
+"""The HTTP API: runs, their events, their stream."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from tailrace.errors import AgentNotFound, Fault, InvalidInput
+from tailrace.http.problems import answer_with_problems
+from tailrace.http.probes import probes
+from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, start_run
+from tailrace.http.services import GetServices, Services
+from tailrace.http.stream import EventStream
+from tailrace.http.views import EventPage, Problem, RunList, RunView, summary_of, view_of
+from tailrace.model.event import encode
+from tailrace.model.run import RunState, parse_position
+
+PREFIX = "/api/agents/runs"
+RUNS_DEFAULT, RUNS_MAX = 50, 500
+EVENTS_DEFAULT, EVENTS_MAX = 100, 1000
+# A page of large events ends early; its nextFromSeq says where.
+EVENTS_MAX_BYTES = 4 * 2**20
+
+_POSITION = Query(
+    alias="fromSeq",
+    description="The last seq already processed; events with a greater one follow.",
+    json_schema_extra={"pattern": "^(0|[1-9][0-9]{0,18})$"},
+)
+_RunId = Annotated[str, Path(alias="runId", description="The run's id.")]
+_STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "`id` is the seq, `data` the canonical event."},
+    204: {"description": "The run has ended and the client has everything."},
+}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
+    for status, text in {
+        404: "There is no such run or agent.",
+        409: "It does not fit the present state.",
+        413: "The body is too large.",
+        422: "Something in the request is not acceptable; `errors` says where.",
+        503: "Trouble that passes: try again.",
+    }.items()
+}
+
+
+def build_api(get_services: GetServices, *, version: str, with_runs: bool = True) -> FastAPI:
+    """Return the ASGI application.
+
+    :param get_services: gives the parts of the running App, or raises ``NotStarted``.
+    :param with_runs: serve the API of runs as well as the probes.
+    """
+    api = FastAPI(
+        title="Tailrace",
+        version=version,
+        summary="Durable, resumable event streams for AI-agent runs.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    answer_with_problems(api, get_services)
+    api.include_router(probes(get_services))
+    if with_runs:
+        api.include_router(_writing(get_services))
+        api.include_router(_reading(get_services))
+    return api
+
+
+def _writing(get_services: GetServices) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+    start_body = {"content": {"application/json": {"schema": StartRun.model_json_schema()}}, "required": True}
+
+    @router.post(
+        "",
+        summary="Start a run",
+        status_code=201,
+        response_model=None,
+        responses=_answers({200: RunView, 201: RunView}, 404, 409, 413, 422, 503),
+        openapi_extra={"requestBody": start_body},
+    )
+    async def start(
+        request: Request, idempotency_key: Annotated[str | None, Header(max_length=4096)] = None
+    ) -> Response:
+        services = get_services()
+        body = start_run(await read_json(request, services.settings.max_body_bytes))
+        key = check_idempotency_key(idempotency_key)
+        await _require_agent(services, body.agent)
+        run, is_new = await services.orchestrator.start(body.agent, body.input, run_id=body.run_id, idempotency_key=key)
+        location = f"{request.scope.get('root_path', '')}{PREFIX}/{run.id}"
+        return _json(view_of(run), status=201 if is_new else 200, headers={"Location": location})
+
+    @router.post(
+        "/{runId}/cancel",
+        summary="Cancel a run",
+        status_code=202,
+        response_model=None,
+        responses=_answers({202: RunView}, 404, 409, 503),
+    )
+    async def cancel(run_id: _RunId) -> Response:
+        services = get_services()
+        await services.orchestrator.cancel(run_id)
+        return _json(view_of(await services.runs.get(run_id)), status=202)
+
+    return router
+
+
+def _reading(get_services: GetServices) -> APIRouter:
+    router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+
+    @router.get("", summary="List runs, newest first", responses=_answers({200: RunList}, 422, 503))
+    async def list_runs(
+        state: str | None = None, agent: str | None = None, limit: str | None = None, cursor: str | None = None
+    ) -> Response:
+        runs, next_cursor = await get_services().runs.list(
+            state=_state(state),
+            agent=_agent(agent),
+            limit=parse_count(limit, "/limit", default=RUNS_DEFAULT, maximum=RUNS_MAX),
+            cursor=cursor,
+        )
+        return _json({"runs": [summary_of(run) for run in runs], "nextCursor": next_cursor})
+
+    @router.get("/{runId}", summary="Show a run", responses=_answers({200: RunView}, 404, 503))
+    async def show(run_id: _RunId) -> Response:
+        return _json(view_of(await get_services().runs.get(run_id)))
+
+    @router.get(
+        "/{runId}/events",
+        summary="Published events as JSON",
+        responses=_answers({200: EventPage}, 404, 422, 503),
+    )
+    async def events(run_id: _RunId, from_seq: Annotated[str, _POSITION] = "0", limit: str | None = None) -> Response:
+        services = get_services()
+        position = parse_position(from_seq, "/fromSeq")
+        count = parse_count(limit, "/limit", default=EVENTS_DEFAULT, maximum=EVENTS_MAX)
+        run = await services.runs.get(run_id)
+        page = await services.events.page(
+            run.id, after=position, upto=run.next_seq - 1, limit=count, max_bytes=EVENTS_MAX_BYTES
+        )
+        text = b",".join([encode(event) for event in page])
+        next_from_seq = page[-1].seq if page else position
+        return Response(b'{"events":[%b],"nextFromSeq":%d}' % (text, next_from_seq), media_type="application/json")
+
+    @router.get(
+        "/{runId}/stream",
+        summary="The run's events as Server-Sent Events, live",
+        responses=_STREAM_ANSWERS | _answers({}, 404, 409, 422),
+    )
+    async def stream(
+        run_id: _RunId,
+        from_seq: Annotated[str, _POSITION] = "0",
+        last_event_id: Annotated[str | None, Header(description="Wins over `fromSeq`.")] = None,
+    ) -> EventStream:
+        # A browser re-sends the URL it first used, so the header is the newer of the two.
+        position = (
+            parse_position(last_event_id, "/Last-Event-ID") if last_event_id else parse_position(from_seq, "/fromSeq")
+        )
+        return EventStream(get_services, run_id, position)
+
+    return router
+
+
+async def _require_agent(services: Services, agent: str) -> None:
+    if agent not in services.agents and not await services.leases.agent_known(agent):
+        known = ", ".join(sorted(services.agents)) or "none in this process"
+        raise AgentNotFound(f"there is no agent {agent!r}; known are: {known}")
+
+
+def _state(text: str | None) -> RunState | None:
+    if text is None:
+        return None
+    try:
+        return RunState(text)
+    except ValueError:
+        allowed = ", ".join(RunState)
+        raise InvalidInput("the state is not acceptable", [Fault("/state", f"must be one of {allowed}")]) from None
+
+
+def _agent(text: str | None) -> str | None:
+    if text is not None and "\x00" in text:
+        raise InvalidInput("the agent is not acceptable", [Fault("/agent", "contains U+0000")])
+    return text
+
+
+def _answers(models: dict[int, type[BaseModel]], *refusals: int) -> dict[int | str, dict[str, Any]]:
+    answers: dict[int | str, dict[str, Any]] = {status: {"model": model} for status, model in models.items()}
+    return answers | {status: _REFUSALS[status] for status in refusals}
+
+
+def _json(document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(document), status_code=status, media_type="application/json", headers=headers)

@@ -1,0 +1,97 @@
+"""Errors over HTTP: RFC 9457 problem documents, mapped from the error tree in one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from tailrace import errors as e
+from tailrace.errors import Fault
+from tailrace.http.services import GetServices
+from tailrace.telemetry import RequestFailed
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = "1"
+
+# The first class that fits, from the most to the least particular.
+STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
+    (e.IdempotencyConflict, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (e.InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (e.BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (e.NotFound, HTTPStatus.NOT_FOUND),
+    (e.Conflict, HTTPStatus.CONFLICT),
+    (e.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
+    (e.SchemaMismatch, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    kind: str | None = None,
+    faults: Sequence[Fault] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return a problem document; ``kind`` ends its type URI, ``about:blank`` without."""
+    document: dict[str, Any] = {
+        "type": f"urn:tailrace:problem:{kind}" if kind else "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": int(status),
+        "detail": detail,
+    }
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        document["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+    return Response(orjson.dumps(document), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def problem_of(error: e.TailraceError) -> Response:
+    """Return the problem document of one of our errors."""
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
+    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    faults = error.faults if isinstance(error, e.InvalidInput) else ()
+    return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers)
+
+
+def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
+    """Let every error of ``api``, foreseen or not, be answered with a problem document."""
+
+    @api.exception_handler(e.TailraceError)
+    async def ours(_request: Request, error: e.TailraceError) -> Response:
+        return problem_of(error)
+
+    @api.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        faults = [Fault(_pointer(found["loc"]), str(found["msg"])) for found in error.errors()]
+        return problem(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "the request is not acceptable", kind="invalid-input", faults=faults
+        )
+
+    @api.exception_handler(HTTPException)
+    async def routing(request: Request, error: HTTPException) -> Response:
+        detail = f"{request.method} {request.url.path} is not served here; GET /openapi.json lists what is"
+        return problem(error.status_code, detail, headers=error.headers)
+
+    @api.exception_handler(Exception)
+    async def unforeseen(request: Request, error: Exception) -> Response:
+        get_services().telemetry.tell(RequestFailed(request.method, request.url.path, error))
+        return problem(
+            HTTPStatus.INTERNAL_SERVER_ERROR, "an unforeseen error; the server's log has it as request.failed"
+        )
+
+
+def _pointer(location: Sequence[object]) -> str:
+    # FastAPI puts where it looked ("query", "body") first.
+    return "".join(f"/{part}" for part in location[1:])
+
+
+def _kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

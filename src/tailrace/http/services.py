@@ -1,0 +1,41 @@
+"""What the endpoints need from a running App."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from tailrace.bus.bus import Bus
+from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.read.hub import Hub
+from tailrace.settings import Settings
+from tailrace.store.database import Database
+from tailrace.store.events import Events
+from tailrace.store.leases import Leases
+from tailrace.store.outbox import Outbox
+from tailrace.store.runs import Runs
+from tailrace.telemetry import Telemetry
+from tailrace.write.orchestrate import Orchestrator
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts of one process, as far as HTTP uses them; ``streams_open`` counts the open event streams."""
+
+    settings: Settings
+    database: Database
+    bus: Bus
+    hub: Hub
+    runs: Runs
+    events: Events
+    outbox: Outbox
+    leases: Leases
+    orchestrator: Orchestrator
+    telemetry: Telemetry
+    metrics: PrometheusExporter
+    agents: Collection[str]
+    streams_open: int = 0
+
+
+# Raises NotStarted until the App runs.
+GetServices = Callable[[], Services]

@@ -1,0 +1,146 @@
+"""The event stream: one run's events as Server-Sent Events, live and from any position.
+
+Written as plain ASGI: frames that wait together go out in one write (measured: 2.2 M events/s in batches, 133 k one
+by one, 57 k through sse-starlette).
+
+A browser's ``EventSource`` gives up for ever on any status but 200, so trouble that passes is answered 200 with a
+jittered ``retry:`` and an end; 204 tells it that all has been delivered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tailrace.errors import PositionAhead, RunNotFound, Unavailable
+from tailrace.http.services import GetServices, Services
+from tailrace.model.run import is_run_id
+from tailrace.read.follow import follow
+from tailrace.read.frame import retry
+from tailrace.read.hub import Watched
+from tailrace.telemetry import StreamClosed, StreamOpened
+
+HEADERS = [
+    # Exactly this: a charset parameter fails clients that compare the whole value.
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+]
+RETRY_MS = 1000
+# After trouble, spread out, so that the clients of a server that went away do not come back in one moment.
+TROUBLE_RETRY_MS = (1000, 5000)
+# A reader that takes nothing for this long is let go; it can resume.
+WRITE_SECONDS = 30.0
+
+
+class EventStream(Response):
+    """Answers one stream request; ``position`` is the last seq the client has processed."""
+
+    def __init__(self, get_services: GetServices, run_id: str, position: int) -> None:
+        self._get_services = get_services
+        self._run_id = run_id
+        self._position = position
+        self._started = False
+        self._client_gone = False
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Answer: the stream, 204 when it has ended, or a request to come again."""
+        try:
+            services = self._get_services()
+            if services.hub.closing or services.streams_open >= services.settings.max_streams:
+                await self._come_again(send)
+                return
+            if not is_run_id(self._run_id):
+                raise RunNotFound(f"there is no run {self._run_id[:128]!r}")
+            async with services.hub.watch(self._run_id) as (watched, tail):
+                if tail.ended and self._position >= tail.last_seq:
+                    await Response(status_code=204)(scope, receive, send)
+                    return
+                if self._position > tail.last_seq:
+                    raise PositionAhead(
+                        f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
+                        "begin from a position that you have been given"
+                    )
+                await self._counted(services, watched, receive, send)
+        except Unavailable:
+            if self._started:
+                raise
+            await self._come_again(send)
+
+    async def _counted(self, services: Services, watched: Watched, receive: Receive, send: Send) -> None:
+        services.streams_open += 1
+        services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
+        reason = "trouble"
+        try:
+            reason = await self._watch_client(services, watched, receive, send)
+        except Unavailable:
+            await self._end(send)
+        finally:
+            services.streams_open -= 1
+            services.telemetry.tell(StreamClosed(self._run_id, self._position, reason))
+
+    async def _watch_client(self, services: Services, watched: Watched, receive: Receive, send: Send) -> str:
+        """Send until the end, or until the client goes away, which only ``receive`` tells."""
+        sending = asyncio.current_task()
+        assert sending is not None  # noqa: S101 - ASGI applications run in a task
+
+        def gone(_: object) -> None:
+            self._client_gone = True
+            sending.cancel()
+
+        listening = asyncio.ensure_future(_disconnect(receive))
+        listening.add_done_callback(gone)
+        try:
+            return await self._send(services, watched, send)
+        except asyncio.CancelledError:
+            if not self._client_gone:
+                raise
+            sending.uncancel()
+            return "client-gone"
+        finally:
+            listening.remove_done_callback(gone)
+            listening.cancel()
+
+    async def _send(self, services: Services, watched: Watched, send: Send) -> str:
+        settings = services.settings
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        self._started = True
+        await _body(send, retry(RETRY_MS))
+        loop = asyncio.get_running_loop()
+        rotate_at = loop.time() + settings.stream_max_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads, guards nothing
+        following = follow(watched, services.events, self._position, heartbeat_seconds=settings.heartbeat_seconds)
+        async for chunk in following:
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    await _body(send, chunk.text)
+            except TimeoutError:
+                return "too-slow"  # The server cuts the connection of a response that was not completed.
+            self._position = chunk.last_seq
+            if chunk.terminal:
+                await _body(send, b"", more=False)
+                return "terminal"
+            if loop.time() > rotate_at:
+                await _body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
+                return "rotated"
+        await self._end(send)
+        return "shutdown"
+
+    async def _come_again(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        await self._end(send)
+
+    async def _end(self, send: Send) -> None:
+        await _body(send, retry(random.randint(*TROUBLE_RETRY_MS)), more=False)  # noqa: S311 - spreads, guards nothing
+
+
+async def _body(send: Send, text: bytes, *, more: bool = True) -> None:
+    await send({"type": "http.response.body", "body": text, "more_body": more})
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

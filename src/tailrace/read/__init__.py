@@ -1,0 +1,1 @@
+"""The read path: attach, backfill, follow, frame."""

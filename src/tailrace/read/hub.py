@@ -1,0 +1,165 @@
+"""The hub: one per process.  It keeps a channel for each run that somebody watches, and feeds it.
+
+    bus ──offer──▶ Channel ◀──offer── fill_once (what the bus did not bring, one read for all runs)
+                      ▲
+                      └──learn── check_tails_once (at every heartbeat, and whenever the bus may have lost something)
+
+Attach: subscribe and wait for the acknowledgement, then ask the database how far the run is published, then read.  In
+the other order, what is published between the two is lost; it is the commonest bug of systems of this kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tailrace.bus.bus import Bus, Published
+from tailrace.errors import RunNotFound
+from tailrace.read.channel import Channel
+from tailrace.store.events import Events, Tail
+
+# Runs in one tail query; runs in one fill and events of each: what a fill holds in memory is bounded by both and the
+# largest event.
+QUERY_MAX_RUNS = 500
+FILL_MAX_RUNS = 8
+FILL_MAX_EVENTS = 100
+
+
+class Watched:
+    """A channel with its watchers; ``changed`` is set and replaced whenever there may be something new."""
+
+    def __init__(self, run_id: str) -> None:
+        self.channel = Channel(run_id)
+        self.changed = asyncio.Event()
+        self.entry = asyncio.Lock()
+        self.watchers = 0
+
+    def wake(self) -> None:
+        """Wake every watcher."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Hub:
+    """Channels of the watched runs, fed by the bus and, where it fails, by the database."""
+
+    def __init__(self, bus: Bus, events: Events) -> None:
+        self._bus = bus
+        self._events = events
+        self._watched: dict[str, Watched] = {}
+        self._to_fill: set[str] = set()
+        self.closing = False
+        self.fill = asyncio.Event()
+        self.check_tails = asyncio.Event()
+        bus.attach(self._published, self.check_tails.set)
+
+    @property
+    def watched_runs(self) -> int:
+        """How many runs have a watcher."""
+        return len(self._watched)
+
+    @asynccontextmanager
+    async def watch(self, run_id: str) -> AsyncIterator[tuple[Watched, Tail]]:
+        """Attach to a run and yield its channel and its tail as of after the subscription.
+
+        :raises RunNotFound: there is no such run.
+        :raises Unavailable: the bus or the database is away.
+        """
+        watched = await self._enter(run_id)
+        try:
+            tail = (await self._events.tails([run_id])).get(run_id)
+            if tail is None:
+                raise RunNotFound(f"there is no run {run_id!r}")
+            self._learn(watched, tail)
+            yield watched, tail
+        finally:
+            await self._leave(watched)
+
+    def close(self) -> None:
+        """End every stream, now and from now on."""
+        self.closing = True
+        for watched in self._watched.values():
+            watched.channel.closed = True
+            watched.wake()
+
+    async def fill_once(self) -> bool:
+        """Read from the database what channels miss; return whether some may still miss more."""
+        wanted: dict[str, tuple[int, int]] = {}
+        for run_id in list(self._to_fill):
+            watched = self._watched.get(run_id)
+            missing = watched.channel.missing if watched is not None else None
+            if missing is None:
+                self._to_fill.discard(run_id)
+            elif len(wanted) < FILL_MAX_RUNS:
+                wanted[run_id] = missing
+        if not wanted:
+            return False
+        for run_id, events in (await self._events.of_many(wanted, FILL_MAX_EVENTS)).items():
+            watched = self._watched.get(run_id)
+            if watched is None:
+                continue
+            # A row that is not there will not come by asking again at once: the next news or tail check asks again.
+            if not events or not watched.channel.offer(events[-1].seq, events):
+                self._to_fill.discard(run_id)
+            watched.wake()
+        return bool(self._to_fill)
+
+    async def check_tails_once(self) -> bool:
+        """Compare every channel with the database; return False, for there is nothing to do again at once."""
+        run_ids = list(self._watched)
+        for start in range(0, len(run_ids), QUERY_MAX_RUNS):
+            asked = run_ids[start : start + QUERY_MAX_RUNS]
+            tails = await self._events.tails(asked)
+            for run_id in asked:
+                watched = self._watched.get(run_id)
+                if watched is None:
+                    continue
+                if run_id in tails:
+                    self._learn(watched, tails[run_id])
+                else:
+                    watched.channel.closed = True  # The run was removed; its streams end.
+                    watched.wake()
+        return False
+
+    def _published(self, published: Published) -> None:
+        watched = self._watched.get(published.run_id)
+        if watched is None:
+            return
+        if watched.channel.offer(published.last_seq, published.events):
+            watched.wake()
+        self._fill_if_missing(watched)
+
+    def _learn(self, watched: Watched, tail: Tail) -> None:
+        watched.channel.learn(tail.published_seq)
+        self._fill_if_missing(watched)
+
+    def _fill_if_missing(self, watched: Watched) -> None:
+        if watched.channel.missing is not None:
+            self._to_fill.add(watched.channel.run_id)
+            self.fill.set()
+
+    async def _enter(self, run_id: str) -> Watched:
+        while True:
+            watched = self._watched.setdefault(run_id, Watched(run_id))
+            async with watched.entry:
+                if self._watched.get(run_id) is not watched:
+                    continue  # The last watcher left while we waited.
+                if watched.watchers == 0:
+                    try:
+                        await self._bus.subscribe(run_id)
+                    except BaseException:
+                        del self._watched[run_id]
+                        raise
+                watched.channel.closed = self.closing
+                watched.watchers += 1
+                return watched
+
+    async def _leave(self, watched: Watched) -> None:
+        async with watched.entry:
+            watched.watchers -= 1
+            if watched.watchers == 0:
+                run_id = watched.channel.run_id
+                del self._watched[run_id]
+                self._to_fill.discard(run_id)
+                await self._bus.unsubscribe(run_id)

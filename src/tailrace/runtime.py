@@ -1,0 +1,235 @@
+"""What runs while an App runs: the one place where concrete classes are chosen, opened and closed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Literal, assert_never
+
+from tailrace import local
+from tailrace.bus.bus import Bus
+from tailrace.bus.local_first import LocalFirst
+from tailrace.bus.memory import MemoryBus
+from tailrace.bus.postgres import PostgresBus
+from tailrace.errors import SettingsError, TailraceError
+from tailrace.exporters.logs import LogExporter
+from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.http.services import Services
+from tailrace.read.hub import Hub
+from tailrace.settings import Settings
+from tailrace.store.database import Database
+from tailrace.store.doorbell import Doorbell, Ring
+from tailrace.store.events import Events
+from tailrace.store.leases import Leases
+from tailrace.store.migrate import require_current, upgrade
+from tailrace.store.outbox import Outbox
+from tailrace.store.runs import Runs
+from tailrace.telemetry import DutyFailed, Exporter, ProcessStopping, Telemetry
+from tailrace.worker.duties import Duty, perform
+from tailrace.worker.execution import Agent
+from tailrace.worker.signals import on_stop
+from tailrace.worker.worker import Worker
+from tailrace.write.appender import Appender
+from tailrace.write.orchestrate import Orchestrator
+from tailrace.write.publisher import Publisher
+
+Role = Literal["api", "worker", "outbox"]
+ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
+# The wake-ups that drive these are in the process; the interval is only there for the loop to have one.
+WOKEN_INTERVAL_SECONDS = 60.0
+# What a stopping process may take to publish what its runs have just written.
+DRAIN_SECONDS = 2.0
+
+
+@asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Open the database that the settings name, or the embedded one, which is started and upgraded.
+
+    :raises LocalPostgresError: the embedded server cannot be had.
+    :raises DatabaseUnavailable: the named one cannot be reached.
+    """
+    async with AsyncExitStack() as stack:
+        if settings.database_url is not None:
+            url = settings.database_url.get_secret_value()
+        else:
+            url = await stack.enter_async_context(_embedded(settings.data_dir))
+        database = Database(url, schema=settings.db_schema, tx_timeout_ms=settings.tx_timeout_ms)
+        await database.open()
+        stack.push_async_callback(database.close)
+        if settings.database_url is None:
+            await upgrade(database)
+        yield database
+
+
+@asynccontextmanager
+async def _embedded(data_dir: Path | None) -> AsyncIterator[str]:
+    server = await asyncio.to_thread(local.start, data_dir)
+    try:
+        yield server.url
+    finally:
+        await asyncio.to_thread(server.close)
+
+
+@asynccontextmanager
+async def run_roles(
+    settings: Settings, agents: Mapping[str, Agent], roles: Collection[Role], *, exporters: Sequence[Exporter] = ()
+) -> AsyncIterator[Services]:
+    """Run the given roles in this process inside the block.
+
+    :raises SchemaMismatch: the database is behind or ahead of this code.
+    """
+    metrics = PrometheusExporter()
+    logs = LogExporter(level=settings.log_level, log_events=settings.log_events)
+    telemetry = Telemetry((metrics, logs, *exporters))
+    if settings.bus_url == "memory://" and set(roles) != set(ROLES):
+        raise SettingsError(
+            "TAILRACE_BUS_URL=memory:// serves one process with all roles; use postgres:// to split them"
+        )
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(settings))
+        await require_current(database)
+        parts = _Parts(settings, database, telemetry, metrics, agents)
+        await stack.enter_async_context(parts.running(roles))
+        yield parts.services
+
+
+class _Parts:
+    """The parts of one process and how they ring each other."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        telemetry: Telemetry,
+        metrics: PrometheusExporter,
+        agents: Mapping[str, Agent],
+    ) -> None:
+        self._settings = settings
+        self._agents = agents
+        self._telemetry = telemetry
+        self._doorbell = Doorbell(database, telemetry)
+        self._events = Events(database)
+        self._leases = Leases(database)
+        bus = self._choose_bus()
+        runs, outbox = Runs(database), Outbox(database)
+        self._hub = Hub(bus, self._events)
+        timeout = settings.tx_timeout_ms / 2000
+        self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
+        orchestrator = Orchestrator(runs, self._doorbell, telemetry)
+        self.services = Services(
+            settings=settings,
+            database=database,
+            bus=bus,
+            hub=self._hub,
+            runs=runs,
+            events=self._events,
+            outbox=outbox,
+            leases=self._leases,
+            orchestrator=orchestrator,
+            telemetry=telemetry,
+            metrics=metrics,
+            agents=agents.keys(),
+        )
+
+    def _choose_bus(self) -> Bus:
+        match self._settings.bus_url:
+            case "memory://":
+                return MemoryBus()
+            case _:
+                return LocalFirst(PostgresBus(self._doorbell))
+
+    @asynccontextmanager
+    async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
+        """Perform the duties of the roles inside the block; at its end stop what is open, in the order of the data."""
+        async with AsyncExitStack() as stack:
+            duties = [
+                Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
+                Duty("doorbell.flush", self._doorbell.flush, WOKEN_INTERVAL_SECONDS, self._doorbell.waiting),
+            ]
+            for role in ROLES:
+                if role in roles:
+                    duties += self._duties_of(role)
+            tasks = [asyncio.create_task(perform(duty, self._telemetry), name=duty.name) for duty in duties]
+            stack.push_async_callback(_cancel_all, tasks)
+            if "outbox" in roles:
+                stack.push_async_callback(self._drain)
+            if "worker" in roles:
+                await self._start_worker(stack)
+            if "api" in roles:
+                stack.callback(self._hub.close)
+            stack.enter_context(on_stop(self._stopping))
+            yield
+
+    def _duties_of(self, role: Role) -> list[Duty]:
+        settings = self._settings
+        match role:
+            case "api":
+                return [
+                    Duty("hub.fill", self._hub.fill_once, WOKEN_INTERVAL_SECONDS, self._hub.fill),
+                    Duty("hub.tails", self._hub.check_tails_once, settings.heartbeat_seconds, self._hub.check_tails),
+                ]
+            case "outbox":
+                self._doorbell.on(Ring.EVENTS, lambda run_id: self._publisher.hint((run_id,)))
+                self._doorbell.on_restored(self._publisher.sweep.set)
+                poll = settings.outbox_poll_ms / 1000
+                return [
+                    Duty("outbox.publish", self._publisher.publish_once, WOKEN_INTERVAL_SECONDS, self._publisher.work),
+                    Duty("outbox.sweep", self._publisher.sweep_once, poll, self._publisher.sweep),
+                ]
+            case "worker":
+                return []
+            case _:
+                assert_never(role)
+
+    async def _start_worker(self, stack: AsyncExitStack) -> None:
+        settings = self._settings
+        appender = Appender(self._events, self._telemetry, on_committed=self._committed)
+        worker = Worker(
+            self._agents,
+            leases=self._leases,
+            appender=appender,
+            telemetry=self._telemetry,
+            lease_seconds=settings.lease_seconds,
+            concurrency=settings.worker_concurrency,
+            max_event_bytes=settings.max_event_bytes,
+        )
+        self._doorbell.on(Ring.JOBS, lambda _: worker.jobs.set())
+        self._doorbell.on(Ring.CANCEL, worker.cancel)
+        self._doorbell.on_restored(worker.jobs.set)
+        self._doorbell.on_restored(worker.cancels.set)
+        await self._leases.record_agents(sorted(self._agents))
+        duties = [
+            Duty("appender.flush", appender.flush_once, WOKEN_INTERVAL_SECONDS, appender.work),
+            *worker.duties(),
+        ]
+        tasks = [asyncio.create_task(perform(duty, self._telemetry), name=duty.name) for duty in duties]
+        stack.push_async_callback(_cancel_all, tasks)
+        stack.callback(appender.close)
+        await stack.enter_async_context(worker.running())
+
+    def _committed(self, run_ids: Sequence[str]) -> None:
+        for run_id in run_ids:
+            self._doorbell.ring(Ring.EVENTS, run_id)
+
+    def _stopping(self, cause: str) -> None:
+        self._telemetry.tell(ProcessStopping(cause))
+        self._hub.close()
+
+    async def _drain(self) -> None:
+        """Publish what is left, as far as it goes: another process, or the next start, publishes the rest."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while await self._publisher.publish_once() or await self._publisher.sweep_once():
+                    pass
+        except (TimeoutError, TailraceError) as error:
+            self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))
+
+
+async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task

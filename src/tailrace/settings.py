@@ -1,0 +1,149 @@
+"""Every option, validated once at start.  Nothing else in Tailrace reads the environment.
+
+Sources, the first that has a value wins: arguments, ``TAILRACE_…`` in the environment, ``.env`` in the working
+folder.  A name that begins with ``TAILRACE_`` and is not listed here is refused, so that a misspelt setting is an
+error at start instead of a default at three in the morning.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from tailrace.errors import SettingsError
+
+PREFIX = "TAILRACE_"
+ENV_FILE = Path(".env")
+BUS_SCHEMES = ("postgres", "memory")
+
+
+class Settings(BaseSettings):
+    """Options of one Tailrace process; every field is ``TAILRACE_<NAME>`` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True)
+
+    database_url: Annotated[
+        SecretStr | None,
+        Field(description="`postgresql://…`; else `DATABASE_URL`; else the embedded Postgres in `TAILRACE_DATA_DIR`."),
+    ] = None
+    db_schema: Annotated[
+        str,
+        Field(pattern=r"^[a-z_][a-z0-9_]{0,49}$", description="Postgres schema that holds Tailrace's tables."),
+    ] = "tailrace"
+    data_dir: Annotated[
+        Path | None, Field(description="Folder of the embedded Postgres; default: the user's data folder.")
+    ] = None
+    bus_url: Annotated[
+        str,
+        Field(description="`postgres://` (the Tailrace database itself) or `memory://` (for one process alone)."),
+    ] = "postgres://"
+    outbox_poll_ms: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=60_000,
+            description="How often the outbox looks for events whose wake-up was lost, in milliseconds.",
+        ),
+    ] = 200
+    tx_timeout_ms: Annotated[
+        int, Field(ge=100, le=600_000, description="Bound on a statement and on an idle transaction, in milliseconds.")
+    ] = 5000
+    heartbeat_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="Silence on a stream before a `: ping`, and between tail checks, in seconds."),
+    ] = 15
+    lease_seconds: Annotated[
+        float,
+        Field(ge=1, le=3600, description="How long a worker may be silent before its runs are taken over, in seconds."),
+    ] = 30
+    stall_seconds: Annotated[
+        float, Field(gt=0, description="A started run without a new event for this long counts as stalled, in seconds.")
+    ] = 600
+    max_event_bytes: Annotated[
+        int, Field(ge=256, le=16 * 2**20, description="Most that an event's `data` may take as UTF-8 JSON, in bytes.")
+    ] = 65536
+    max_body_bytes: Annotated[
+        int, Field(ge=1024, le=64 * 2**20, description="Most that a request body may take, in bytes.")
+    ] = 2**20
+    max_streams: Annotated[int, Field(ge=1, le=1_000_000, description="Most streams that one process keeps open.")] = (
+        10_000
+    )
+    stream_max_seconds: Annotated[
+        float,
+        Field(gt=0, le=86_400, description="Age at which a stream is ended for its client to resume, in seconds."),
+    ] = 600
+    worker_concurrency: Annotated[
+        int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
+    ] = 100
+    log_events: Annotated[bool, Field(description="Write a log line for every event persisted and published.")] = False
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least severe log line that is written.")
+    ] = "info"
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and urlsplit(value.get_secret_value()).scheme not in ("postgres", "postgresql"):
+            raise ValueError("must begin with postgresql:// or postgres://")
+        return value
+
+    @field_validator("bus_url")
+    @classmethod
+    def _is_a_bus(cls, value: str) -> str:
+        if value not in (f"{scheme}://" for scheme in BUS_SCHEMES):
+            raise ValueError("must be postgres:// or memory://")
+        return value
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Return the settings of this process.
+
+    :param overrides: values that win over the environment, by field name.
+    :raises SettingsError: a name is unknown or a value not allowed; the text lists every such place.
+    """
+    given = _given()
+    faults = [
+        _unknown(name)
+        for name in sorted(given)
+        if name.startswith(PREFIX) and _field(name) not in Settings.model_fields
+    ]
+    if faults:
+        raise SettingsError("\n".join(faults))
+    if (
+        "database_url" not in overrides
+        and not given.get(f"{PREFIX}DATABASE_URL")
+        and (url := given.get("DATABASE_URL"))
+    ):
+        overrides["database_url"] = url
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise SettingsError("\n".join(_fault(dict(detail)) for detail in error.errors(include_url=False))) from None
+
+
+def _given() -> dict[str, str | None]:
+    return {name.upper(): value for name, value in {**dotenv_values(ENV_FILE), **os.environ}.items()}
+
+
+def _field(name: str) -> str:
+    return name.removeprefix(PREFIX).lower()
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(_field(name), Settings.model_fields, n=1)
+    hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "`tailrace serve --help` lists the settings."
+    return f"{name} is not a setting of Tailrace; {hint}"
+
+
+def _fault(detail: dict[str, Any]) -> str:
+    field = str(detail["loc"][0]) if detail["loc"] else "settings"
+    # A database URL holds a password: its value is never repeated.
+    found = "" if field == "database_url" else f", found {detail['input']!r}"
+    return f"{PREFIX}{field.upper()}: {detail['msg'].removeprefix('Value error, ')}{found}"

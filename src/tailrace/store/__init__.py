@@ -1,0 +1,1 @@
+"""Durable truth: Postgres.  All SQL of Tailrace lies in this room."""

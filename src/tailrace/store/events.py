@@ -1,0 +1,110 @@
+"""The events: append in batches, read in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tailrace.model.draft import Draft
+from tailrace.model.event import StoredEvent
+from tailrace.model.run import RunState
+from tailrace.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class RunAppend:
+    """What one run adds in one batch: drafts that begin at ``first_seq``, kept steps, and how the run ends if it does.
+
+    ``steps`` are ``(key, seq, result)`` with the result as JSON text; ``output`` is JSON text.
+    """
+
+    run_id: str
+    epoch: int
+    first_seq: int
+    drafts: Sequence[Draft]
+    steps: Sequence[tuple[str, int, str]] = ()
+    state: RunState | None = None
+    output: str | None = None
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the last draft."""
+        return self.first_seq + len(self.drafts) - 1
+
+
+class RunHead(NamedTuple):
+    """A run's row as the append found it, before its own change."""
+
+    state: str
+    epoch: int
+    last_seq: int
+
+
+class Tail(NamedTuple):
+    """How far a run is published and persisted, and whether it has ended."""
+
+    published_seq: int
+    last_seq: int
+    ended: bool
+
+
+class Events:
+    """Repository of ``run_events``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def append(self, batch: Sequence[RunAppend]) -> dict[str, RunHead]:
+        """Append to many runs in one statement and one commit; at most one ``RunAppend`` a run.
+
+        A run whose epoch, state or last seq is not what the batch expects is left as it is, while the others commit:
+        compare the returned head of each run with what was sent.  A run that does not exist has none.
+        """
+        columns = zip(
+            *(
+                (add.run_id, seq, draft.ts, draft.type, draft.name, draft.fn, draft.data)
+                for add in batch
+                for seq, draft in enumerate(add.drafts, add.first_seq)
+            ),
+            strict=True,
+        )
+        steps = [(add.run_id, *step) for add in batch for step in add.steps]
+        rows = await self._database.rows(
+            "append",
+            [add.run_id for add in batch],
+            [add.epoch for add in batch],
+            [add.first_seq for add in batch],
+            [add.last_seq for add in batch],
+            [add.state for add in batch],
+            [add.output for add in batch],
+            *columns,
+            *(zip(*steps, strict=True) if steps else ([], [], [], [])),
+        )
+        return {row["id"]: RunHead(row["state"], row["epoch"], row["last_seq"]) for row in rows}
+
+    async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+        """Return events with ``after < seq <= upto``, at most ``limit`` and about ``max_bytes`` of data, but never none
+        when there is one.
+        """
+        rows = await self._database.rows("events_page", run_id, after, upto, limit, max_bytes)
+        return [StoredEvent._make(row) for row in rows]
+
+    async def of_many(self, wanted: Mapping[str, tuple[int, int]], limit: int) -> dict[str, list[StoredEvent]]:
+        """Return, for each run with ``(after, upto)``, its events in that range in order, at most ``limit`` of each."""
+        rows = await self._database.rows(
+            "events_of_many",
+            list(wanted),
+            [after for after, _ in wanted.values()],
+            [upto for _, upto in wanted.values()],
+            limit,
+        )
+        found: dict[str, list[StoredEvent]] = {run_id: [] for run_id in wanted}
+        for row in rows:
+            found[row["run_id"]].append(StoredEvent._make(row))
+        return found
+
+    async def tails(self, run_ids: Sequence[str]) -> dict[str, Tail]:
+        """Return the tail of each run that exists."""
+        rows = await self._database.rows("tails", list(run_ids))
+        return {row["run_id"]: Tail(row["published_seq"], row["last_seq"], row["ended"]) for row in rows}

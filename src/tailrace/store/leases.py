@@ -1,0 +1,61 @@
+"""The leases: claim, renew, release; and what a worker must know of the runs it holds.
+
+Database time decides, never the host's clock: every deadline is computed and compared in SQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tailrace.model.run import Lease
+from tailrace.store.database import Database
+
+
+class Leases:
+    """Repository of the leases, which are columns of ``runs``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, *, worker: str, agents: Sequence[str], limit: int, lease_seconds: float) -> list[Lease]:
+        """Claim up to ``limit`` runs, expired leases first, and bump the epoch of each."""
+        rows = await self._database.rows("lease_claim", worker, list(agents), limit, lease_seconds)
+        return [
+            Lease(
+                run_id=row["id"],
+                agent=row["agent"],
+                input=row["input"],
+                epoch=row["epoch"],
+                last_seq=row["last_seq"],
+                takeovers=row["takeovers"],
+                resumed=row["resumed"],
+                created_at_seconds=row["created"],
+            )
+            for row in rows
+        ]
+
+    async def renew(self, epochs: Mapping[str, int], lease_seconds: float) -> set[str]:
+        """Prolong the leases of the runs in ``epochs`` and return the ids of those still held."""
+        rows = await self._database.rows("lease_renew", list(epochs), list(epochs.values()), lease_seconds)
+        return {row["id"] for row in rows}
+
+    async def release(self, epochs: Mapping[str, int]) -> None:
+        """Give the leases back, so that another worker takes the runs at once."""
+        await self._database.rows("lease_release", list(epochs), list(epochs.values()))
+
+    async def cancelled(self, run_ids: Sequence[str]) -> set[str]:
+        """Return which of the runs were asked to end."""
+        return {row["id"] for row in await self._database.rows("lease_cancelled", list(run_ids))}
+
+    async def kept_steps(self, run_id: str) -> dict[str, str]:
+        """Return the results that a resumed run need not compute again: JSON text by step key."""
+        return {row["key"]: row["result"] for row in await self._database.rows("steps_kept", run_id)}
+
+    async def record_agents(self, agents: Sequence[str]) -> None:
+        """Record that these agents are served, so that any API process accepts runs for them."""
+        await self._database.rows("agents_seen", list(agents))
+
+    async def agent_known(self, agent: str) -> bool:
+        """Whether some worker has served this agent."""
+        known: bool = await self._database.value("agent_known", agent)
+        return known

@@ -1,0 +1,118 @@
+"""Schema versions: numbered SQL files, applied forward only, one transaction each, under an advisory lock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+
+import asyncpg
+
+from tailrace.errors import SchemaMismatch
+from tailrace.store.database import Connection, Database, passing
+from tailrace.store.queries import in_schema, query
+
+# Two processes that upgrade at the same moment wait for each other; the number is the ASCII of "trail".
+ADVISORY_LOCK = 0x747261696C
+_FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step of the schema."""
+
+    version: int
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaStatus:
+    """What the database has (0: nothing) and what this code needs."""
+
+    found: int
+    needed: int
+
+    @property
+    def state(self) -> str:
+        """``current``, ``behind`` or ``ahead``."""
+        if self.found == self.needed:
+            return "current"
+        return "behind" if self.found < self.needed else "ahead"
+
+
+def migrations() -> list[Migration]:
+    """Return every migration, oldest first."""
+    found = []
+    for file in resources.files(__package__).joinpath("migrations").iterdir():
+        if match := _FILE_NAME.fullmatch(file.name):
+            found.append(Migration(int(match[1]), file.name, file.read_text("utf-8")))
+    return sorted(found, key=lambda migration: migration.version)
+
+
+async def schema_status(database: Database) -> SchemaStatus:
+    """Return which version the database has and which this code needs."""
+    async with database.connection() as connection:
+        found = await _version(connection, database.schema)
+    return SchemaStatus(found=found, needed=migrations()[-1].version)
+
+
+async def require_current(database: Database) -> None:
+    """Raise ``SchemaMismatch`` unless the database has exactly the version this code needs."""
+    status = await schema_status(database)
+    match status.state:
+        case "behind":
+            raise SchemaMismatch(
+                f"the schema {database.schema!r} at {database.address} has version {status.found}, this Tailrace needs "
+                f"{status.needed}; run `tailrace db upgrade`"
+            )
+        case "ahead":
+            raise SchemaMismatch(
+                f"the schema {database.schema!r} at {database.address} has version {status.found}, newer than the "
+                f"{status.needed} this Tailrace knows; upgrade the tailrace package, then check with `tailrace db status`"
+            )
+
+
+async def upgrade(database: Database) -> list[str]:
+    """Apply what is missing and return the names of what was applied.
+
+    :raises SchemaMismatch: the database is ahead of this code.
+    :raises DatabaseUnavailable: Postgres is away.
+    """
+    connection = await database.connect()
+    try:
+        with passing("upgrade", database.address):
+            # A migration of a large table, and the wait for another process's, may take longer than a statement may.
+            await connection.execute(
+                "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0"
+            )
+            await connection.execute("select pg_advisory_lock($1)", ADVISORY_LOCK)
+            return await _apply_missing(connection, database)
+    finally:
+        await connection.close()
+
+
+async def _apply_missing(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> list[str]:
+    schema = database.schema
+    if await connection.fetchval("select to_regnamespace($1)", f'"{schema}"') is None:
+        await connection.execute(f'create schema "{schema}"')
+    await connection.execute(query("migrations_table", schema))
+    found = await _version(connection, schema)
+    if found > migrations()[-1].version:
+        await require_current(database)
+    applied = []
+    for migration in migrations():
+        if migration.version <= found:
+            continue
+        async with connection.transaction():
+            await connection.execute(in_schema(migration.sql, schema))
+            await connection.execute(query("migration_applied", schema), migration.version, migration.name)
+        applied.append(migration.name)
+    return applied
+
+
+async def _version(connection: Connection, schema: str) -> int:
+    if await connection.fetchval("select to_regclass($1)", f'"{schema}".schema_migrations') is None:
+        return 0
+    version: int = await connection.fetchval(query("migrations_version", schema))
+    return version

@@ -1,0 +1,131 @@
+"""The runs: create, find, list, cancel."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from tailrace.errors import Fault, IdempotencyConflict, InvalidInput, RunExists, RunNotFound, RunTerminated
+from tailrace.model.run import TERMINAL_STATES, RunRow, RunState, is_run_id
+from tailrace.store.database import Database
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What is needed to create a run; ``input`` is JSON text, ``ts`` is RunStarted's, in milliseconds."""
+
+    run_id: str
+    agent: str
+    input: str | None
+    ts: int
+    idempotency_key: str | None = None
+    request_hash: bytes | None = None
+
+
+class Runs:
+    """Repository of ``runs``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def create(self, request: RunRequest) -> tuple[RunRow, bool]:
+        """Create a run with its RunStarted and its outbox row in one transaction.
+
+        Return the run and whether it is new: with an idempotency key that was used before for the same request it is
+        the run of that time.
+
+        :raises IdempotencyConflict: the key was used before with another request.
+        :raises RunExists: the run id is taken.
+        """
+        created = await self._database.value(
+            "run_create",
+            request.run_id,
+            request.agent,
+            request.input,
+            request.idempotency_key,
+            request.request_hash,
+            request.ts,
+        )
+        if created is not None:
+            return await self.get(request.run_id), True
+        if request.idempotency_key is not None:
+            earlier = await self._database.row("run_of_key", request.idempotency_key)
+            if earlier is not None:
+                if earlier["request_hash"] != request.request_hash:
+                    raise IdempotencyConflict(
+                        "this Idempotency-Key was used before with another body; use a new key for a new run",
+                        [Fault("", "differs from the body this Idempotency-Key was first used with")],
+                    )
+                return await self.get(earlier["id"]), False
+        raise RunExists(f"a run with the id {request.run_id!r} exists; choose another, or leave the id out")
+
+    async def get(self, run_id: str) -> RunRow:
+        """Return a run, or raise ``RunNotFound``."""
+        # An id that no run can have is not worth a question, and may hold what Postgres refuses.
+        row = await self._database.row("run_show", run_id) if is_run_id(run_id) else None
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id[:128]!r}")
+        return _run(row)
+
+    async def list(
+        self, *, state: RunState | None, agent: str | None, limit: int, cursor: str | None
+    ) -> tuple[Sequence[RunRow], str | None]:
+        """Return up to ``limit`` runs, newest first and without input and output, and the cursor of the next page.
+
+        :raises InvalidInput: the cursor is not one that this method has returned.
+        """
+        after_created, after_id = _decode_cursor(cursor) if cursor is not None else (None, None)
+        rows = await self._database.rows("run_list", state, agent, after_created, after_id, limit + 1)
+        runs = [_run(row) for row in rows[:limit]]
+        return runs, _encode_cursor(runs[-1]) if len(rows) > limit else None
+
+    async def cancel(self, run_id: str, ts: int) -> int | None:
+        """Cancel a run: a queued one ends now, a started one is asked to end.
+
+        Return the seq of RunCancelled if it was written now, None if its worker will write it.
+
+        :param ts: RunCancelled's time if it is written now, in milliseconds since the Unix epoch.
+        :raises RunNotFound: there is no such run.
+        :raises RunTerminated: it has ended already.
+        """
+        row = await self._database.row("run_cancel", run_id, ts) if is_run_id(run_id) else None
+        if row is None:
+            raise RunNotFound(f"there is no run {run_id[:128]!r}")
+        if row["state"] in TERMINAL_STATES:
+            raise RunTerminated(f"the run {run_id!r} is {row['state']} already; there is nothing to cancel")
+        seq: int | None = row["last_seq"]
+        return seq
+
+    async def stalled(self, stall_seconds: float) -> int:
+        """Return how many started runs have had no new event for ``stall_seconds``."""
+        count: int = await self._database.value("runs_stalled", stall_seconds)
+        return count
+
+
+def _run(row: asyncpg.Record) -> RunRow:
+    return RunRow(**{**row, "state": RunState(row["state"])})
+
+
+def _encode_cursor(run: RunRow) -> str:
+    micros = (run.created_at - _EPOCH) // timedelta(microseconds=1)
+    return base64.urlsafe_b64encode(f"{micros}/{run.id}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> tuple[datetime, str]:
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        micros, _, run_id = text.partition("/")
+        if not is_run_id(run_id):
+            raise ValueError(run_id)
+        return _EPOCH + timedelta(microseconds=int(micros)), run_id
+    except (ValueError, OverflowError, binascii.Error):
+        raise InvalidInput(
+            "the cursor is not acceptable", [Fault("/cursor", "is not a nextCursor of this list; begin without one")]
+        ) from None

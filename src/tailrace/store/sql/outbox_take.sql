@@ -1,0 +1,24 @@
+-- Lock the outbox rows of runs with events to publish and read those events, in order.
+--
+-- $1: most runs; $2: most events a run, so that a flooding run
+-- does not starve the others.
+with taken as (
+    select outbox.run_id, outbox.next_seq
+    from tailrace.run_outbox as outbox
+    join tailrace.runs as runs on runs.id = outbox.run_id
+    where outbox.open
+        and outbox.next_seq <= runs.last_seq
+    order by outbox.updated_at, outbox.run_id -- longest unattended first
+    limit $1
+    for update of outbox skip locked -- one publisher a run; another one takes other runs meanwhile
+)
+select event.run_id, event.seq, event.ts, event.type, event.name, event.fn, event.data, taken.next_seq
+from taken
+cross join lateral (
+    select events.run_id, events.seq, events.ts, events.type, events.name, events.fn, events.data
+    from tailrace.run_events as events
+    where events.run_id = taken.run_id and events.seq >= taken.next_seq
+    order by events.seq
+    limit $2
+) as event
+order by event.run_id, event.seq

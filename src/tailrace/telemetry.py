@@ -1,0 +1,183 @@
+"""Names of happenings.  Each exists once, as a frozen record; the exporters turn them into log lines and metrics.
+
+A part of Tailrace that has something to say builds a record and passes it to ``Telemetry.tell``; it knows neither
+loggers nor metrics.  Exporters are leaves: they see every record and choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RunCreated:
+    """A run and its RunStarted were committed."""
+
+    run_id: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPersisted:
+    """Events of one run were committed: ``(seq, type)`` in order."""
+
+    run_id: str
+    events: Sequence[tuple[int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class EventsPublished:
+    """Events of one run were handed to the bus and marked: ``(seq, type, lag_ms)`` in order."""
+
+    run_id: str
+    events: Sequence[tuple[int, str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxBatch:
+    """The outbox published a batch; ``lag_ms`` is that of its oldest event."""
+
+    size: int
+    lag_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxAdvanced:
+    """A run's outbox cursor moved."""
+
+    run_id: str
+    next_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxGap:
+    """A run's next event to publish does not exist: an append bug or a deleted row."""
+
+    run_id: str
+    expected_seq: int
+    found_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """A worker claimed a run and begins to execute it."""
+
+    run_id: str
+    agent: str
+    epoch: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnded:
+    """A worker is done with a run; ``state`` is a terminal state, ``released`` or ``lease-lost``."""
+
+    run_id: str
+    agent: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstNode:
+    """A run's first node started, ``seconds`` after the run was created."""
+
+    run_id: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOpened:
+    """A client attached to a run's stream; ``reconnect`` when it came with a position above zero."""
+
+    run_id: str
+    from_seq: int
+    reconnect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamClosed:
+    """A stream ended; ``reason`` is terminal, client-gone, rotated, shutdown, too-slow or trouble."""
+
+    run_id: str
+    last_seq: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DutyFailed:
+    """A background duty failed and will be tried again after ``retry_seconds``."""
+
+    duty: str
+    error: str
+    retry_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WakeupsLost:
+    """The wake-up connection broke; polling carries on until it is back."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeupsRestored:
+    """The wake-up connection is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessReady:
+    """A process serves its roles."""
+
+    roles: Sequence[str]
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStopping:
+    """A process was asked to stop."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """A request met an error that nobody foresaw; the client got 500."""
+
+    method: str
+    path: str
+    error: BaseException
+
+
+Happening = (
+    RunCreated
+    | EventsPersisted
+    | EventsPublished
+    | OutboxBatch
+    | OutboxAdvanced
+    | OutboxGap
+    | JobStarted
+    | JobEnded
+    | FirstNode
+    | StreamOpened
+    | StreamClosed
+    | DutyFailed
+    | WakeupsLost
+    | WakeupsRestored
+    | ProcessReady
+    | ProcessStopping
+    | RequestFailed
+)
+Exporter = Callable[[Happening], None]
+
+
+class Telemetry:
+    """Passes each happening to every exporter."""
+
+    def __init__(self, exporters: Sequence[Exporter] = ()) -> None:
+        self._exporters = tuple(exporters)
+
+    def tell(self, happening: Happening) -> None:
+        """Hand a record to the exporters; none of them may block or raise."""
+        for exporter in self._exporters:
+            exporter(happening)

@@ -1,0 +1,178 @@
+"""The worker: claims runs, keeps their leases, executes them, and gives them back when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from tailrace.errors import DatabaseUnavailable
+from tailrace.model.run import Lease
+from tailrace.store.leases import Leases
+from tailrace.telemetry import DutyFailed, JobEnded, JobStarted, Telemetry
+from tailrace.worker.duties import Duty
+from tailrace.worker.execution import CANCEL_GRACE_SECONDS, Agent, Execution
+from tailrace.worker.run import Run
+from tailrace.worker.threads import Threads
+from tailrace.write.appender import Appender
+
+# The fallbacks of the wake-ups for a queued run and for a cancellation.
+CLAIM_POLL_SECONDS = 1.0
+CANCEL_POLL_SECONDS = 1.0
+# A lease is renewed three times in its length, so that one lost renewal costs nothing.
+RENEWALS_PER_LEASE = 3
+CLAIM_MAX_RUNS = 50
+
+
+class Worker:
+    """Executes runs of the given agents, at most ``concurrency`` at a time."""
+
+    def __init__(
+        self,
+        agents: Mapping[str, Agent],
+        *,
+        leases: Leases,
+        appender: Appender,
+        telemetry: Telemetry,
+        lease_seconds: float,
+        concurrency: int,
+        max_event_bytes: int,
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._agents = agents
+        self._leases = leases
+        self._appender = appender
+        self._telemetry = telemetry
+        self._lease_seconds = lease_seconds
+        self._concurrency = concurrency
+        self._max_event_bytes = max_event_bytes
+        self._threads = Threads()
+        self._executions: dict[str, Execution] = {}
+        self._tasks = asyncio.TaskGroup()
+        self._accepting = asyncio.Event()
+        self._accepting.clear()
+        self._renewed_at: dict[str, float] = {}
+        self.jobs = asyncio.Event()
+        self.cancels = asyncio.Event()
+
+    def duties(self) -> list[Duty]:
+        """Return what has to be done again and again while the worker runs."""
+        return [
+            Duty("worker.claim", self.claim_once, CLAIM_POLL_SECONDS, self.jobs),
+            Duty("worker.renew", self.renew_once, self._lease_seconds / RENEWALS_PER_LEASE),
+            Duty("worker.cancels", self.watch_cancels_once, CANCEL_POLL_SECONDS, self.cancels),
+        ]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Accept runs inside the block; at its end stop those in progress and give their leases back."""
+        async with self._tasks:
+            self._accepting.set()
+            self.jobs.set()
+            try:
+                yield
+            finally:
+                self._accepting.clear()
+                await self._stop()
+
+    def cancel(self, run_id: str) -> None:
+        """Cancel a run if this worker holds it."""
+        if (execution := self._executions.get(run_id)) is not None:
+            execution.stop("cancelled")
+
+    async def claim_once(self) -> bool:
+        """Claim runs and begin to execute them; return whether there may be more at once."""
+        limit = min(CLAIM_MAX_RUNS, self._concurrency - len(self._executions))
+        if limit <= 0 or not self._agents or not self._accepting.is_set():
+            return False
+        before = asyncio.get_running_loop().time()
+        leases = await self._leases.claim(
+            worker=self.name, agents=list(self._agents), limit=limit, lease_seconds=self._lease_seconds
+        )
+        for lease in leases:
+            if self._accepting.is_set():
+                self._begin(lease, claimed_at=before)
+            else:
+                await self._leases.release({lease.run_id: lease.epoch})
+        return len(leases) == limit
+
+    async def renew_once(self) -> bool:
+        """Prolong the leases of the runs in progress and stop those that were lost."""
+        epochs = {run_id: execution.lease.epoch for run_id, execution in self._executions.items()}
+        if epochs:
+            before = asyncio.get_running_loop().time()
+            held = await self._leases.renew(epochs, self._lease_seconds)
+            for run_id, epoch in epochs.items():
+                execution = self._executions.get(run_id)
+                if run_id in held:
+                    self._renewed_at[run_id] = before
+                elif execution is not None and execution.lease.epoch == epoch:
+                    execution.stop("lease-lost")
+        return False
+
+    async def watch_cancels_once(self) -> bool:
+        """Cancel the runs in progress that were asked to end, and stop those whose lease has run out meanwhile."""
+        now = asyncio.get_running_loop().time()
+        for run_id, execution in list(self._executions.items()):
+            if now - self._renewed_at.get(run_id, now) > self._lease_seconds:
+                execution.stop("lease-lost")
+        if self._executions:
+            for run_id in await self._leases.cancelled(list(self._executions)):
+                self.cancel(run_id)
+        return False
+
+    def _begin(self, lease: Lease, *, claimed_at: float) -> None:
+        # A run may come back to the worker that was frozen while it held it: the older execution is over.
+        if (older := self._executions.pop(lease.run_id, None)) is not None:
+            older.stop("lease-lost")
+        kept_steps: dict[str, str] = {}
+        run = Run(
+            lease,
+            appender=self._appender,
+            telemetry=self._telemetry,
+            threads=self._threads,
+            kept_steps=kept_steps,
+            max_event_bytes=self._max_event_bytes,
+        )
+        agent = self._agents[lease.agent]
+        execution = Execution(lease, agent, run, appender=self._appender, max_event_bytes=self._max_event_bytes)
+        self._executions[lease.run_id] = execution
+        self._renewed_at[lease.run_id] = claimed_at
+        self._tasks.create_task(self._execute(execution, kept_steps), name=f"run {lease.run_id}")
+
+    async def _execute(self, execution: Execution, kept_steps: dict[str, str]) -> None:
+        lease = execution.lease
+        self._telemetry.tell(JobStarted(lease.run_id, lease.agent, lease.epoch, lease.resumed))
+        try:
+            if lease.resumed:
+                kept_steps.update(await self._leases.kept_steps(lease.run_id))
+            state = await execution.execute()
+            self._telemetry.tell(JobEnded(lease.run_id, lease.agent, state))
+        except Exception as error:  # noqa: BLE001 - one run's trouble must not end the others; its lease runs out
+            self._telemetry.tell(DutyFailed("worker.execute", f"run {lease.run_id}: {error}", self._lease_seconds))
+        finally:
+            if self._executions.get(lease.run_id) is execution:
+                del self._executions[lease.run_id]
+                self._renewed_at.pop(lease.run_id, None)
+            self.jobs.set()
+
+    async def _stop(self) -> None:
+        epochs = {run_id: execution.lease.epoch for run_id, execution in self._executions.items()}
+        for execution in self._executions.values():
+            execution.stop("released")
+        deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
+        while self._executions and asyncio.get_running_loop().time() < deadline:
+            self.jobs.clear()
+            try:
+                async with asyncio.timeout(0.5):
+                    await self.jobs.wait()
+            except TimeoutError:
+                continue
+        if epochs:
+            try:
+                await self._leases.release(epochs)
+            except DatabaseUnavailable as error:
+                self._telemetry.tell(DutyFailed("worker.release", str(error), self._lease_seconds))

@@ -1,0 +1,1 @@
+"""The write path: create a run, append its events, publish them."""

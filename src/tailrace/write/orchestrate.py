@@ -1,0 +1,62 @@
+"""Orchestrate: start a run and cancel a run, and ring whoever has to act."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+
+from tailrace.model import strictjson
+from tailrace.model.event import EventType
+from tailrace.model.run import RunRow
+from tailrace.store.doorbell import Doorbell, Ring
+from tailrace.store.runs import RunRequest, Runs
+from tailrace.telemetry import EventsPersisted, RunCreated, Telemetry
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the Unix epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def new_run_id() -> str:
+    """Return a run id that sorts by time (48 bits of milliseconds) and cannot be guessed (80 random bits)."""
+    return f"{now_ms():012x}{secrets.token_hex(10)}"
+
+
+class Orchestrator:
+    """Starts and cancels runs."""
+
+    def __init__(self, runs: Runs, doorbell: Doorbell, telemetry: Telemetry) -> None:
+        self._runs = runs
+        self._doorbell = doorbell
+        self._telemetry = telemetry
+
+    async def start(
+        self, agent: str, input_value: object, *, run_id: str | None = None, idempotency_key: str | None = None
+    ) -> tuple[RunRow, bool]:
+        """Create a queued run and return it and whether it is new; errors are those of ``Runs.create``.
+
+        :param input_value: any JSON value, None for none.
+        """
+        text = strictjson.dump(input_value) if input_value is not None else None
+        request_hash = None
+        if idempotency_key is not None:
+            request_hash = hashlib.sha256(strictjson.canonical([agent, input_value, run_id])).digest()
+        request = RunRequest(run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash)
+        run, is_new = await self._runs.create(request)
+        if is_new:
+            self._telemetry.tell(RunCreated(run.id, run.agent))
+            self._telemetry.tell(EventsPersisted(run.id, [(1, EventType.RUN_STARTED)]))
+            self._doorbell.ring(Ring.EVENTS, run.id)
+            self._doorbell.ring(Ring.JOBS)
+        return run, is_new
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run; errors are those of ``Runs.cancel``."""
+        seq = await self._runs.cancel(run_id, now_ms())
+        if seq is None:
+            self._doorbell.ring(Ring.CANCEL, run_id)
+        else:
+            self._telemetry.tell(EventsPersisted(run_id, [(seq, EventType.RUN_CANCELLED)]))
+            self._doorbell.ring(Ring.EVENTS, run_id)

@@ -1,0 +1,123 @@
+"""Publish: the outbox, the only way from the log to the bus.
+
+One pass: lock outbox rows, read their events from ``next_seq``, hand them to the bus in order, mark them, move the
+cursors, commit.  The row lock makes several publishers safe: a run is published by one at a time, in seq order.  A
+crash before the commit leaves the cursor where it was and the events are published again, which readers drop by seq.
+A crash is therefore never a loss; mark-before-publish would make it one.
+
+Work is found in two ways.  Hints name the runs that were just appended to and are looked up by key.  The poll
+(``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints that were lost with their process; runs whose terminal
+event is published are not open, so it costs what is in progress and not what has ever been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+
+from tailrace.bus.bus import Bus, Published
+from tailrace.errors import BusUnavailable
+from tailrace.store.outbox import Outbox, Unpublished
+from tailrace.telemetry import EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
+
+BATCH_MAX_RUNS = 100
+# Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
+# that a pass never reads much more than this many bytes.
+RUN_MAX_EVENTS = 200
+PASS_BYTES = 8 * 2**20
+# More hints than this are forgotten for one look at everything.
+HINTS_MAX = 10_000
+# A hinted run that another publisher holds is looked at once more after this long, sooner than the poll would.
+HELD_RETRY_SECONDS = 0.01
+
+
+class Publisher:
+    """Publishes what is persisted.  ``publish_once`` and ``sweep_once`` are run by duties and never overlap."""
+
+    def __init__(self, outbox: Outbox, bus: Bus, telemetry: Telemetry, *, bus_timeout_seconds: float) -> None:
+        self._outbox = outbox
+        self._bus = bus
+        self._telemetry = telemetry
+        self._bus_timeout_seconds = bus_timeout_seconds
+        self._hints: set[str] = set()
+        self._looked_twice: set[str] = set()
+        self._gaps: set[tuple[str, int]] = set()
+        self._events_max = RUN_MAX_EVENTS
+        self._one_pass = asyncio.Lock()
+        self.work = asyncio.Event()
+        self.sweep = asyncio.Event()
+
+    def hint(self, run_ids: Iterable[str]) -> None:
+        """Say that these runs have events to publish."""
+        self._hints.update(run_ids)
+        if len(self._hints) > HINTS_MAX:
+            self._hints.clear()
+        self.work.set()
+
+    async def publish_once(self) -> bool:
+        """Publish events of hinted runs; return whether there is reason to call again at once."""
+        if not self._hints:
+            return False
+        hints = set(list(self._hints)[:BATCH_MAX_RUNS])
+        self._hints -= hints
+        try:
+            taken = await self._pass(sorted(hints))
+        except BaseException:
+            self._hints |= hints
+            raise
+        self._look_again(hints - {run.run_id for run in taken})
+        return bool(self._hints)
+
+    async def sweep_once(self) -> bool:
+        """Publish events of any open run, hinted or not; return whether there is reason to call again at once."""
+        taken = await self._pass(None)
+        return len(taken) == BATCH_MAX_RUNS
+
+    async def _pass(self, hints: Sequence[str] | None) -> list[Unpublished]:
+        async with self._one_pass:
+            async with self._outbox.transaction() as transaction:
+                taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
+                ready = [run for run in taken if run.events]
+                if ready:
+                    await self._hand_over(ready)
+                    self._hints.update(await transaction.advance(ready))
+            self._report(taken, ready)
+            self._fit(ready)
+        return ready
+
+    async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
+        try:
+            # The rows are locked meanwhile: a bus that hangs must not hold them until the session is cut.
+            async with asyncio.timeout(self._bus_timeout_seconds):
+                await self._bus.publish([Published(run.run_id, run.last_seq, run.events) for run in ready])
+        except TimeoutError:
+            raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
+
+    def _report(self, taken: Sequence[Unpublished], ready: Sequence[Unpublished]) -> None:
+        now_ms = time.time() * 1000
+        for run in ready:
+            lags = [(event.seq, event.type, max(0.0, now_ms - event.ts)) for event in run.events]
+            self._telemetry.tell(EventsPublished(run.run_id, lags))
+            self._telemetry.tell(OutboxAdvanced(run.run_id, run.last_seq + 1))
+        if ready:
+            oldest = min(run.events[0].ts for run in ready)
+            self._telemetry.tell(OutboxBatch(sum(len(run.events) for run in ready), max(0.0, now_ms - oldest)))
+        for run in taken:
+            expected = run.next_seq + len(run.events)
+            if run.gap_at is not None and (run.run_id, expected) not in self._gaps and len(self._gaps) < HINTS_MAX:
+                self._gaps.add((run.run_id, expected))  # said once: the gap stays until somebody looks
+                self._telemetry.tell(OutboxGap(run.run_id, expected, run.gap_at))
+
+    def _fit(self, ready: Sequence[Unpublished]) -> None:
+        events = sum(len(run.events) for run in ready)
+        if events:
+            size = sum(len(event.data or "") for run in ready for event in run.events)
+            fitting = PASS_BYTES * events // (BATCH_MAX_RUNS * max(1, size))
+            self._events_max = min(RUN_MAX_EVENTS, max(2, fitting))
+
+    def _look_again(self, missing: set[str]) -> None:
+        again = missing - self._looked_twice
+        self._looked_twice = again
+        if again:
+            asyncio.get_running_loop().call_later(HELD_RETRY_SECONDS, self.hint, again)
