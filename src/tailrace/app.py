@@ -6,7 +6,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,6 +19,8 @@ from tailrace.model.run import AGENT_NAME_MAX
 from tailrace.runtime import ROLES, Role, run_roles
 from tailrace.settings import Settings, load_settings
 from tailrace.worker.execution import Agent
+
+AgentT = TypeVar("AgentT", bound=Agent)
 
 
 class App:
@@ -50,7 +52,13 @@ class App:
         """The agents by name."""
         return MappingProxyType(self._agents)
 
-    def agent(self, name: str | Agent | None = None) -> Any:
+    @overload
+    def agent(self, name: AgentT) -> AgentT: ...
+
+    @overload
+    def agent(self, name: str | None = None) -> Callable[[AgentT], AgentT]: ...
+
+    def agent(self, name: Any = None) -> Any:
         """Register the decorated coroutine function as an agent; its name defaults to the function's.
 
         What the agent returns, any JSON value, becomes the run's ``output``.
@@ -60,7 +68,7 @@ class App:
         if callable(name):
             return self._register(name, None)
 
-        def decorate(function: Agent) -> Agent:
+        def decorate(function: AgentT) -> AgentT:
             return self._register(function, name)
 
         return decorate
@@ -112,7 +120,11 @@ class App:
             )
         return self._services
 
-    def _register(self, function: Agent, name: str | None) -> Agent:
+    def _register(self, function: AgentT, name: str | None) -> AgentT:
+        self._agents[self._checked_name(function, name)] = function
+        return function
+
+    def _checked_name(self, function: object, name: str | None) -> str:
         name = name if name is not None else getattr(function, "__name__", "")
         if not isinstance(name, str) or len(name) > AGENT_NAME_MAX:
             raise UsageError(f"an agent's name is a string of 1 to {AGENT_NAME_MAX} characters, found {name!r:.200}")
@@ -121,5 +133,4 @@ class App:
             raise UsageError(f"the agent {name!r} must be an `async def`; call plain functions through `run.step`")
         if name in self._agents:
             raise UsageError(f"two agents are named {name!r}; name one of them otherwise: @app.agent('…')")
-        self._agents[name] = function
-        return function
+        return name
