@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.local.processes import ClientProcess, is_alive, until
 
+from tailrace.local import start
 from tailrace.local.orphans import holders
 from tailrace.local.plan import Control
 
@@ -77,13 +79,29 @@ class Folder:
         until(lambda: not any(map(is_alive, processes)), "the server has stopped as its folder was removed")
 
 
-@pytest.fixture
-def make_folder() -> Iterator[Callable[[str], Folder]]:
-    """Make data folders below a new folder that all can enter, in memory if possible: initdb is three times as fast."""
+@pytest.fixture(scope="session")
+def parent() -> Iterator[Path]:
+    """A folder that all can enter, in memory if possible: initdb is three times as fast there."""
     memory = Path("/dev/shm")  # noqa: S108 # a new folder is made in it
     roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_BYTES_MIN
-    parent = Path(tempfile.mkdtemp(prefix="tailrace-test-", dir=memory if roomy else None))
-    parent.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="tailrace-test-", dir=memory if roomy else None))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def initialised(parent: Path) -> Path:
+    """A folder with data and no server, to be copied."""
+    folder = Folder(parent / "initialised")
+    start(folder.path).close()
+    folder.stop()
+    return folder.path
+
+
+@pytest.fixture
+def make_folder(parent: Path) -> Iterator[Callable[[str], Folder]]:
+    """Make empty data folders with chosen names, which are removed at the end."""
     folders = []
 
     def make(name: str) -> Folder:
@@ -93,12 +111,19 @@ def make_folder() -> Iterator[Callable[[str], Folder]]:
     yield make
     for folder in folders:
         folder.remove()
-    shutil.rmtree(parent)
 
 
 @pytest.fixture
-def folder(make_folder: Callable[[str], Folder]) -> Folder:
+def empty_folder(make_folder: Callable[[str], Folder]) -> Folder:
+    """A folder that does not exist yet."""
     return make_folder("data")
+
+
+@pytest.fixture
+def folder(empty_folder: Folder, initialised: Path) -> Folder:
+    """A folder that was used before."""
+    subprocess.run(["cp", "-a", initialised, empty_folder.path], check=True)
+    return empty_folder
 
 
 @pytest.fixture

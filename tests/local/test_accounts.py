@@ -48,17 +48,17 @@ async def test_root_runs_the_server_as_another_user(folder: Folder) -> None:
 
 
 @as_root
-async def test_closed_parents_stay_closed(folder: Folder) -> None:
+async def test_closed_parents_stay_closed(empty_folder: Folder) -> None:
     """The data is kept where the server's user can reach it, with a link to it where it was wanted."""
-    folder.path.mkdir(mode=0o700)
+    empty_folder.path.mkdir(mode=0o700)
     for _ in range(2):
-        with start(folder.path) as server:
+        with start(empty_folder.path) as server:
             await query(server.url, "create table if not exists kept as select 'a committed row' as text")
             await assert_row_kept(server.url)
-        folder.crash()
-    assert folder.path.stat().st_mode & 0o777 == 0o700
-    assert folder.control.folder.stat().st_mode & 0o777 == 0o700
-    data = (folder.control.folder / "data").readlink()
+        empty_folder.crash()
+    assert empty_folder.path.stat().st_mode & 0o777 == 0o700
+    assert empty_folder.control.folder.stat().st_mode & 0o777 == 0o700
+    data = (empty_folder.control.folder / "data").readlink()
     assert data.parent.parent == Path("/var/lib/tailrace")
     assert data.stat().st_mode & 0o777 == 0o700
 
@@ -81,24 +81,24 @@ async def test_a_copy_does_not_use_the_originals_data(make_folder: Callable[[str
 
 
 @as_root
-def test_lost_data_is_not_replaced_by_an_empty_database(folder: Folder) -> None:
+def test_lost_data_is_not_replaced_by_an_empty_database(empty_folder: Folder) -> None:
     """A folder that was not mounted comes back; a new database in its place would hide that."""
-    folder.path.mkdir(mode=0o700)
-    start(folder.path).close()
-    folder.stop()
-    home = (folder.control.folder / "data").readlink().parent
+    empty_folder.path.mkdir(mode=0o700)
+    start(empty_folder.path).close()
+    empty_folder.stop()
+    home = (empty_folder.control.folder / "data").readlink().parent
     hidden = home.with_name(f"{home.name}-hidden")
     home.rename(hidden)
     try:
         with pytest.raises(LocalPostgresError, match="bring it back, or remove the link"):
-            start(folder.path)
+            start(empty_folder.path)
     finally:
         hidden.rename(home)
 
 
 @as_root
 def test_binaries_that_the_user_cannot_read_are_copied(
-    tmp_path: Path, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy runs by itself; the original's parents stay closed."""
     package = find_package()
@@ -106,52 +106,52 @@ def test_binaries_that_the_user_cannot_read_are_copied(
         if part.is_dir():
             shutil.copytree(part, tmp_path / part.name)
     tmp_path.chmod(0o700)
-    folder.path.mkdir()
-    monkeypatch.setattr(binaries_module, "CACHE", folder.path / "cache")
+    empty_folder.path.mkdir()
+    monkeypatch.setattr(binaries_module, "CACHE", empty_folder.path / "cache")
     monkeypatch.setattr(binaries_module, "find_package", lambda: tmp_path / package.name)
-    account = server_account(folder.path / "none")
+    account = server_account(empty_folder.path / "none")
     binaries = binaries_for(account)
-    assert binaries.is_relative_to(folder.path / "cache")
+    assert binaries.is_relative_to(empty_folder.path / "cache")
     shutil.rmtree(tmp_path / package.name / "pginstall/lib")
     assert major_version(binaries, account) == 18
-    with start(folder.path):
-        program = Path(f"/proc/{folder.postmaster()}/exe").readlink()
+    with start(empty_folder.path):
+        program = Path(f"/proc/{empty_folder.postmaster()}/exe").readlink()
         assert program == binaries / "postgres"
     assert tmp_path.stat().st_mode & 0o777 == 0o700
-    folder.stop()
+    empty_folder.stop()
 
 
 @as_root
-def test_another_users_folder_is_left_alone(folder: Folder) -> None:
+def test_another_users_folder_is_left_alone(empty_folder: Folder) -> None:
     """Root would leave files there that the owner cannot use."""
-    folder.path.mkdir()
-    folder.control.folder.mkdir()
-    os.chown(folder.control.folder, 65534, 65534)
+    empty_folder.path.mkdir()
+    empty_folder.control.folder.mkdir()
+    os.chown(empty_folder.control.folder, 65534, 65534)
     with pytest.raises(LocalPostgresError, match=r"belongs to uid 65534 .* run as its owner"):
-        make_control(folder.path)
+        make_control(empty_folder.path)
 
 
-def test_root_without_another_account_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_another_account_is_told(empty_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(account_module, "_CANDIDATES", ("no-such-account",))
     with pytest.raises(LocalPostgresError, match="none of the accounts no-such-account exists"):
-        server_account(folder.path)
+        server_account(empty_folder.path)
 
 
-def test_a_uid_without_a_name_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_uid_without_a_name_is_told(empty_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Postgres would say it in its own words, after a failed initdb."""
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     with pytest.raises(LocalPostgresError, match="uid 54321, which has no entry in /etc/passwd"):
-        server_account(folder.path)
+        server_account(empty_folder.path)
 
 
 @as_root
 @pytest.mark.parametrize("length", [4, 150], ids=["short path", "long path"])
-def test_an_unprivileged_user_has_a_server_of_its_own(folder: Folder, nobodys_python: str, length: int) -> None:
+def test_an_unprivileged_user_has_a_server_of_its_own(empty_folder: Folder, nobodys_python: str, length: int) -> None:
     """All belongs to the user; the server outlives neither its client nor its supervisor."""
-    folder.path.mkdir()
-    os.chown(folder.path, 65534, 65534)
-    mine = Folder(folder.path / ("m" * length))
+    empty_folder.path.mkdir()
+    os.chown(empty_folder.path, 65534, 65534)
+    mine = Folder(empty_folder.path / ("m" * length))
     client = subprocess.Popen(
         [nobodys_python, "-c", CLIENT, mine.path],
         env=_environment(),

