@@ -118,7 +118,7 @@ class PositionAhead(Conflict):
 
 
 class LeaseLost(TailraceError):
-    """This worker's lease on the run is over; another worker may own it."""
+    """The lease of this worker on the run is over; another worker may own it."""
 
 
 class NodeTimeout(TailraceError, TimeoutError):

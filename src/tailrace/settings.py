@@ -128,6 +128,18 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError("\n".join(_fault(dict(detail)) for detail in error.errors(include_url=False))) from None
 
 
+def describe_settings() -> list[tuple[str, str, str]]:
+    """Return name, default and meaning of every setting, from the one definition."""
+    return [
+        (f"{PREFIX}{name.upper()}", "" if field.default is None else _plain(field.default), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def _plain(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
 def _given() -> dict[str, str | None]:
     return {name.upper(): value for name, value in {**dotenv_values(ENV_FILE), **os.environ}.items()}
 
@@ -138,7 +150,7 @@ def _field(name: str) -> str:
 
 def _unknown(name: str) -> str:
     near = difflib.get_close_matches(_field(name), Settings.model_fields, n=1)
-    hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "`tailrace serve --help` lists the settings."
+    hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "`tailrace serve --help` lists the settings"
     return f"{name} is not a setting of Tailrace; {hint}"
 
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from tailrace.errors import AgentNotFound, Fault, InvalidInput
-from tailrace.http.problems import answer_with_problems
 from tailrace.http.probes import probes
+from tailrace.http.problems import answer_with_problems
 from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, start_run
 from tailrace.http.services import GetServices, Services
 from tailrace.http.stream import EventStream
@@ -164,8 +164,9 @@ def _reading(get_services: GetServices) -> APIRouter:
 
 async def _require_agent(services: Services, agent: str) -> None:
     if agent not in services.agents and not await services.leases.agent_known(agent):
-        known = ", ".join(sorted(services.agents)) or "none in this process"
-        raise AgentNotFound(f"there is no agent {agent!r}; known are: {known}")
+        known = sorted({*services.agents, *await services.leases.known_agents()})
+        hint = f"known are {', '.join(known)}" if known else "none is known; start a worker that has it"
+        raise AgentNotFound(f"there is no agent {agent!r}; {hint}")
 
 
 def _state(text: str | None) -> RunState | None:

@@ -47,7 +47,7 @@ class EventStream(Response):
         self._client_gone = False
         self.background = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer: the stream, 204 when it has ended, or a request to come again."""
         try:
             services = self._get_services()

@@ -87,7 +87,7 @@ def check(value: object) -> None:
         )
 
 
-def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:
+def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:  # noqa: PLR0912 - one case a type
     if len(faults) >= FAULTS_MAX:
         return
     match value:

@@ -55,6 +55,10 @@ class Leases:
         """Record that these agents are served, so that any API process accepts runs for them."""
         await self._database.rows("agents_seen", list(agents))
 
+    async def known_agents(self) -> list[str]:
+        """Return the names of up to 100 agents that some worker has served."""
+        return [row["name"] for row in await self._database.rows("agents_known")]
+
     async def agent_known(self, agent: str) -> bool:
         """Whether some worker has served this agent."""
         known: bool = await self._database.value("agent_known", agent)

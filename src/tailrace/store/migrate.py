@@ -43,10 +43,11 @@ class SchemaStatus:
 
 def migrations() -> list[Migration]:
     """Return every migration, oldest first."""
-    found = []
-    for file in resources.files(__package__).joinpath("migrations").iterdir():
-        if match := _FILE_NAME.fullmatch(file.name):
-            found.append(Migration(int(match[1]), file.name, file.read_text("utf-8")))
+    found = [
+        Migration(int(match[1]), file.name, file.read_text("utf-8"))
+        for file in resources.files(__package__).joinpath("migrations").iterdir()
+        if (match := _FILE_NAME.fullmatch(file.name))
+    ]
     return sorted(found, key=lambda migration: migration.version)
 
 
@@ -68,8 +69,8 @@ async def require_current(database: Database) -> None:
             )
         case "ahead":
             raise SchemaMismatch(
-                f"the schema {database.schema!r} at {database.address} has version {status.found}, newer than the "
-                f"{status.needed} this Tailrace knows; upgrade the tailrace package, then check with `tailrace db status`"
+                f"the schema {database.schema!r} at {database.address} has version {status.found}, newer than "
+                f"the {status.needed} this Tailrace knows; upgrade the tailrace package, then see `tailrace db status`"
             )
 
 

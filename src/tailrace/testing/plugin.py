@@ -61,19 +61,19 @@ def tailrace_database(tailrace_server: str) -> Iterator[str]:
 
 @pytest.fixture
 def await_run(tailrace_database: str) -> Callable[..., Any]:  # noqa: ARG001 - names the database
-    """``await await_run(run_id)``: wait until a run has ended and is published."""
+    """Give the helper that waits until a run has ended and is published."""
     return helpers.await_run
 
 
 @pytest.fixture
 def await_outbox_flush(tailrace_database: str) -> Callable[..., Any]:  # noqa: ARG001 - names the database
-    """``await await_outbox_flush(run_id, seq=None)``: wait until a run is published up to a seq."""
+    """Give the helper that waits until a run is published up to a seq."""
     return helpers.await_outbox_flush
 
 
 @pytest.fixture
 def await_stream_completion() -> Callable[..., Any]:
-    """``await await_stream_completion(stream)``: read a stream to its end and check its order."""
+    """Give the helper that reads a stream to its end and checks its order."""
     return helpers.await_stream_completion
 
 

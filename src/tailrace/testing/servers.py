@@ -19,7 +19,7 @@ DOCKER_SOCKET = Path("/var/run/docker.sock")
 IMAGE = "postgres:18"
 
 
-class NoPostgres(Exception):  # noqa: N818 - it is told to a person
+class NoPostgres(Exception):
     """No Postgres can be had; the text says what to do."""
 
 
@@ -65,8 +65,8 @@ def _embedded() -> Iterator[str]:
     except LocalPostgresError as error:
         raise NoPostgres(
             f"the tests need a Postgres and found none: {VARIABLE} is not set, no Docker daemon answers, and the "
-            f"embedded one says: {error}\nSet {VARIABLE}=postgresql://… to a server on which databases may be created, or "
-            "skip these tests with --tailrace-skip-database"
+            f"embedded one says: {error}\nSet {VARIABLE}=postgresql://… to a server on which databases may be "
+            "created, or skip these tests with --tailrace-skip-database"
         ) from error
     with server:
         yield server.url

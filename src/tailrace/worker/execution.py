@@ -95,7 +95,7 @@ class Execution:
             if self._stop_reason is None:
                 raise  # The worker itself is torn down.
             return draft.run_cancelled(now_ms()), RunState.CANCELLED, None
-        except BaseException as error:  # noqa: BLE001 - an agent may raise anything, and its run must end
+        except BaseException as error:
             if self._run.log.refusal is not None:
                 raise self._run.log.refusal from error
             if self._run.cancelled:

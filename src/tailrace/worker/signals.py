@@ -18,10 +18,13 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def on_stop(callback: Callable[[str], None]) -> Iterator[None]:
+def on_stop(callback: Callable[[str], None], *, is_last: bool = False) -> Iterator[None]:
     """Call ``callback`` with the signal's name in the running loop when the process is asked to stop.
 
     Does nothing outside the main thread, where Python allows no handlers.
+
+    :param is_last: the caller ends the process itself, so the default action, which would end it at once, is left out
+        for the first signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -33,7 +36,9 @@ def on_stop(callback: Callable[[str], None]) -> Iterator[None]:
         if not loop.is_closed():
             loop.call_soon_threadsafe(callback, signal.Signals(number).name)
         earlier = previous[signal.Signals(number)]
-        if callable(earlier):
+        if is_last:
+            signal.signal(number, earlier)
+        elif callable(earlier):
             earlier(number, stack)
         elif earlier is signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)

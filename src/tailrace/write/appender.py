@@ -234,7 +234,7 @@ def _refusal(add: RunAppend, head: RunHead | None, *, retried: bool) -> Tailrace
         return LeaseLost(f"the run {add.run_id!r} does not exist any more")
     if head.epoch != add.epoch:
         return LeaseLost(
-            f"another worker owns the run {add.run_id!r}: its epoch is {head.epoch}, this worker's lease had {add.epoch}"
+            f"another worker owns the run {add.run_id!r}: its epoch is {head.epoch}, this lease had {add.epoch}"
         )
     if head.state == RunState.STARTED and head.last_seq == add.first_seq - 1:
         return None

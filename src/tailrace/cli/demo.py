@@ -1,0 +1,29 @@
+"""``tailrace demo``: the main job, on real files, in one command."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tailrace.cli.output import Json, run
+from tailrace.errors import UsageError
+from tailrace.settings import load_settings
+
+
+def demo(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder to digest; Python's own standard library when left out.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Digest a folder of text files in a run, cut its stream in the middle, resume it, and count what arrived."""
+    # Here, for the other commands do not need it.
+    from tailrace.demo.terminal import run_demo  # noqa: PLC0415
+
+    chosen = folder if folder is not None else Path(sysconfig.get_path("stdlib"))
+    if not chosen.is_dir():
+        raise UsageError(f"there is no folder {str(chosen)!r}; name one with text files in it")
+    raise typer.Exit(run(run_demo(chosen, json_output=json, settings=load_settings())))

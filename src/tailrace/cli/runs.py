@@ -1,0 +1,152 @@
+"""``tailrace runs``: start, list, show, watch and cancel runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from tailrace.cli.output import Json, print_json, print_table, run
+from tailrace.cli.reach import reach
+from tailrace.client import Client
+from tailrace.errors import InvalidInput, UsageError
+from tailrace.http.views import RunList, RunView
+from tailrace.model import strictjson
+from tailrace.model.event import Event
+from tailrace.model.run import RunState
+
+commands = typer.Typer(help="Start, list, show, watch and cancel runs.", no_args_is_help=True)
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="A server's root, as http://127.0.0.1:8400; the database itself when left out."),
+]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID")]
+
+
+@commands.command()
+def start(
+    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
+    input: Annotated[
+        str | None, typer.Option("--input", metavar="JSON", help="What the agent gets as run.input.")
+    ] = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up when left out.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="The same key starts the same run, once.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print its events until it ends.")] = False,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Start a run."""
+    value = _parse_input(input)
+
+    async def work() -> None:
+        async with reach(url) as client:
+            found = await client.start(agent, value, run_id=run_id, idempotency_key=idempotency_key)
+            if not watch:
+                _print_run(found, json)
+                return
+            await _watch(client, found.run_id, 0, json)
+
+    run(work())
+
+
+@commands.command("list")
+def list_runs(
+    state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Only runs of this agent.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="The nextCursor of the page before.")] = None,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """List runs, newest first."""
+
+    async def work() -> RunList:
+        async with reach(url) as client:
+            return await client.list(state=state, agent=agent, limit=limit, cursor=cursor)
+
+    found = run(work())
+    if json:
+        print_json(found.model_dump(mode="json", by_alias=True))
+        return
+    rows = [
+        (of.run_id, of.agent, of.state, of.last_seq, of.created_at.isoformat(timespec="seconds")) for of in found.runs
+    ]
+    print_table(("run", "agent", "state", "last seq", "created"), rows, empty="no runs")
+    if found.next_cursor:
+        typer.echo(f"more with --cursor {found.next_cursor}")
+
+
+@commands.command()
+def show(run_id: RunId, url: Url = None, json: Json = False) -> None:
+    """Show a run."""
+
+    async def work() -> RunView:
+        async with reach(url) as client:
+            return await client.get(run_id)
+
+    _print_run(run(work()), json)
+
+
+@commands.command()
+def watch(
+    run_id: RunId,
+    from_seq: Annotated[int, typer.Option("--from-seq", min=0, help="The last seq already seen.")] = 0,
+    url: Url = None,
+    json: Json = False,
+) -> None:
+    """Print a run's events as they come, each once, until it ends; reconnects by itself."""
+
+    async def work() -> None:
+        async with reach(url) as client:
+            await _watch(client, run_id, from_seq, json)
+
+    run(work())
+
+
+@commands.command()
+def cancel(run_id: RunId, url: Url = None, json: Json = False) -> None:
+    """Cancel a run."""
+
+    async def work() -> RunView:
+        async with reach(url) as client:
+            return await client.cancel(run_id)
+
+    _print_run(run(work()), json)
+
+
+async def _watch(client: Client, run_id: str, from_seq: int, json: bool) -> None:
+    async for event in client.stream(run_id, from_seq=from_seq):
+        typer.echo(event.to_json() if json else _line(event))
+
+
+def _line(event: Event) -> str:
+    moment = datetime.fromtimestamp(event.ts / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+    data = orjson.dumps(event.data).decode() if event.data else ""
+    return " ".join(
+        part for part in (moment, f"{event.seq:>6}", f"{event.type:<12}", event.name, event.fn, data) if part
+    )
+
+
+def _parse_input(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return strictjson.parse(text.encode("utf-8", "surrogateescape"))
+    except InvalidInput as error:
+        raise UsageError(f'--input: {error}. Pass JSON, as in --input \'{{"path": "."}}\'') from error
+
+
+def _print_run(found: RunView, json: bool) -> None:
+    document = found.model_dump(mode="json", by_alias=True)
+    if json:
+        print_json(document)
+        return
+    width = max(len(name) for name in document)
+    for name, value in document.items():
+        if value is not None:
+            typer.echo(f"{name:<{width}}  {value if isinstance(value, str) else orjson.dumps(value).decode()}")

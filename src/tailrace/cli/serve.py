@@ -1,0 +1,92 @@
+"""``tailrace serve``: run an App's roles in this process until asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Annotated, Literal
+
+import typer
+
+from tailrace.app import App
+from tailrace.cli.loading import load_app
+from tailrace.cli.output import run
+from tailrace.cli.server import serving
+from tailrace.errors import TailraceError, UsageError
+from tailrace.http.loopback import LoopbackHostOnly
+from tailrace.runtime import ROLES, Role
+from tailrace.settings import describe_settings
+from tailrace.telemetry import ProcessReady
+from tailrace.worker.signals import on_stop
+
+EPILOG = "Settings, from the environment or a .env file:\n\n" + "\n\n".join(
+    f"{name}{f' [{default}]' if default else ''}: {meaning.replace('`', '')}"
+    for name, default, meaning in describe_settings()
+)
+RoleOption = Literal["all", "api", "worker", "outbox"]
+
+
+def serve(
+    app: Annotated[
+        str | None, typer.Option("--app", metavar="FILE_OR_MODULE[:NAME]", help="Where the agents are; NAME is `app`.")
+    ] = None,
+    role: Annotated[RoleOption, typer.Option("--role", help="What this process does.")] = "all",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8400,
+) -> None:
+    """Serve the HTTP API, execute runs and publish their events, or one of these.
+
+    Without --app there are no agents: runs can be read and watched, and started for agents of other processes.
+    """
+    _require_loopback(host)
+    loaded = load_app(app) if app is not None else App()
+    roles: tuple[Role, ...] = ROLES if role == "all" else (role,)
+    run(_serve(loaded, roles, host, port))
+
+
+async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int) -> None:
+    stop = asyncio.Event()
+    listening = _listen(host, port)
+    with on_stop(lambda _: stop.set(), is_last=True), listening:
+        async with app.running(roles), serving(LoopbackHostOnly(app.asgi(roles=roles)), listening):
+            address = _address(listening)
+            app.services().telemetry.tell(ProcessReady(roles, address))
+            typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
+            await stop.wait()
+
+
+def _require_loopback(host: str) -> None:
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise UsageError(
+            f"--host {host}: without credentials Tailrace listens on loopback alone (127.0.0.1, ::1 or localhost), for "
+            "anybody who reached it could start and read every run"
+        )
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+    except OSError as error:
+        listening.close()
+        raise CannotListen(f"could not listen on {host}:{port}: {error.strerror}. Choose another --port") from error
+    return listening
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class CannotListen(TailraceError):
+    """The address is taken or not this machine's."""
