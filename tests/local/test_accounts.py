@@ -18,7 +18,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 from tests.local.conftest import Folder
-from tests.local.processes import CLIENT, SOURCES, assert_row_kept, commit_row, query
+from tests.local.processes import CLIENT, WITHOUT_THE_REST, assert_row_kept, commit_row, query
 
 from tailrace.errors import LocalPostgresError
 from tailrace.local import account as account_module
@@ -185,7 +185,7 @@ def nobodys_python() -> str:
     for python in (sys.executable, "/usr/bin/python3"):
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
             subprocess.run(
-                [python, "-c", "import tailrace.local"],
+                [python, "-c", f"{WITHOUT_THE_REST}\nimport tailrace.local"],
                 env=_environment(),
                 capture_output=True,
                 check=True,
@@ -199,4 +199,4 @@ def nobodys_python() -> str:
 
 def _environment() -> dict[str, str]:
     packages = Path(platformdirs.__file__).parents[1]
-    return {"PYTHONPATH": f"{SOURCES}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
+    return {"PYTHONPATH": str(packages), "PYTHONDONTWRITEBYTECODE": "1"}

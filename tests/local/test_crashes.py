@@ -13,14 +13,23 @@ from pathlib import Path
 import asyncpg
 import pytest
 from tests.local.conftest import Folder
-from tests.local.processes import SOURCES, ClientProcess, assert_row_kept, commit_row, connect, is_alive, query, until
+from tests.local.processes import (
+    WITHOUT_THE_REST,
+    ClientProcess,
+    assert_row_kept,
+    commit_row,
+    connect,
+    is_alive,
+    query,
+    until,
+)
 
 from tailrace.local import start
 from tailrace.local.endpoint import socket_path
 from tailrace.local.locks import is_held
 
-SUPERVISOR_WITH_GUARD = """
-import os, signal, subprocess, sys
+SUPERVISOR_WITH_GUARD = f"""{WITHOUT_THE_REST}
+import os, signal, subprocess
 from pathlib import Path
 from tailrace.local.guard import post_guard
 from tailrace.local.locks import open_lock, try_lock
@@ -166,7 +175,6 @@ def test_the_guard_ends_what_its_supervisor_left_behind(tmp_path: Path) -> None:
     supervisor_lock, server_lock = tmp_path / "supervisor.lock", tmp_path / "server.lock"
     supervisor = subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR_WITH_GUARD, supervisor_lock, server_lock],
-        env={"PYTHONPATH": str(SOURCES)},
         stdout=subprocess.PIPE,
     )
     assert supervisor.stdout is not None

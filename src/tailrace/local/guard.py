@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from pathlib import Path
 
 from tailrace.errors import LocalPostgresError
-from tailrace.local.locks import open_lock, try_lock
+from tailrace.local.locks import open_lock, wait_lock
 from tailrace.local.orphans import take_server_lock
 
 # The supervisor opens about ten.
 _DESCRIPTORS_MAX = 256
+_LOCK_SECONDS = 1.0
 
 
 def post_guard(supervisor_lock: Path, server_lock: Path) -> None:
@@ -29,7 +31,8 @@ def post_guard(supervisor_lock: Path, server_lock: Path) -> None:
         os.closerange(3, reader)
         os.closerange(reader + 1, _DESCRIPTORS_MAX)
         os.read(reader, 1)
-        if try_lock(open_lock(supervisor_lock), "exclusive"):
+        # The kernel may close the pipe a moment before it frees the lock.  A new supervisor may be quicker: fine.
+        if wait_lock(open_lock(supervisor_lock), "exclusive", time.monotonic() + _LOCK_SECONDS):
             with contextlib.suppress(LocalPostgresError):
                 take_server_lock(server_lock)
     finally:
