@@ -1,0 +1,58 @@
+# Everything a person or CI does with this repository; `make help` lists it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two test workers: on the two cores of a small machine more of them only wait for each other.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo fmt check test bench docs constraints clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+setup: $(VENV)/.develop ## install Tailrace and what its tests need into .venv
+
+demo: $(VENV)/.use ## run the main job on the embedded Postgres
+	$(BIN)/tailrace demo
+
+fmt: $(VENV)/.develop ## format the code and apply safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: $(VENV)/.develop ## lint, types, import contracts, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python scripts/reference.py --check
+
+test: $(VENV)/.develop ## run every test, on a real Postgres
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+bench: $(VENV)/.develop ## measure, side by side with the limits of this machine
+	$(BIN)/python -m bench
+
+docs: $(VENV)/.develop ## write the generated reference in docs/reference
+	$(BIN)/python scripts/reference.py
+
+constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
+	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \
+		--extra local --group dev --upgrade --output-file constraints.txt pyproject.toml
+
+clean: ## remove the environment and what was built
+	rm -rf $(VENV) dist build
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Tailrace needs Python 3.11 or newer; name one: make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+
+$(VENV)/.use: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local]'
+	@touch $@
+
+$(VENV)/.develop: $(VENV)/.use
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	@touch $@
