@@ -70,7 +70,7 @@ def run_failed(error: BaseException, ts: int, *, max_bytes: int) -> Draft:
     Nothing is refused here: a run must be able to end whatever its agent raised, so what cannot be written is
     replaced.
     """
-    message = _printable(str(error), MESSAGE_MAX)
+    message = _printable(_text_of(error), MESSAGE_MAX)
     data = strictjson.dump({"message": message})
     while len(data.encode()) > max_bytes and message:
         message = message[: len(message) // 2]
@@ -109,6 +109,13 @@ def _payload(data: object, max_bytes: int) -> str | None:
             f"the event's data {detail}. Store it elsewhere and emit a reference", [Fault("/data", detail)]
         )
     return text
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - an error that cannot be printed must still end its run
+        return f"(its text cannot be had: str() raised {type(second).__name__})"
 
 
 def _printable(text: str, limit: int) -> str:

@@ -69,12 +69,12 @@ def dump(value: object) -> str:
     :raises InvalidInput: something in it is not JSON, or would not survive the way to a client unchanged.
     """
     check(value)
-    return orjson.dumps(value).decode()
+    return _write(value, 0).decode()
 
 
 def canonical(value: object) -> bytes:
     """Return one text for all documents that mean the same: keys sorted, no white space; ``value`` was checked."""
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    return _write(value, orjson.OPT_SORT_KEYS)
 
 
 def check(value: object) -> None:
@@ -85,6 +85,16 @@ def check(value: object) -> None:
         raise InvalidInput(
             f"the JSON is not acceptable: {faults[0].pointer or 'the document'} {faults[0].detail}", faults
         )
+
+
+def _write(value: object, option: int) -> bytes:
+    try:
+        return orjson.dumps(value, option=option)
+    except TypeError:
+        # orjson takes no named tuples, no subclasses of float and no enums as keys; `check` has, for they are what they
+        # inherit from, and the slower writer says so.
+        plain = json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=bool(option))
+        return plain.encode()
 
 
 def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:  # noqa: PLR0912 - one case a type
@@ -120,6 +130,8 @@ def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:
 
 def _walk_object(value: dict[object, object], pointer: str, depth: int, faults: list[Fault]) -> None:
     for key, item in value.items():
+        if len(faults) >= FAULTS_MAX:
+            return
         if not isinstance(key, str):
             faults.append(Fault(pointer, f"has a key that is a {type(key).__name__}; JSON keys are strings"))
             continue
