@@ -55,7 +55,7 @@ async def test_closed_parents_stay_closed(empty_folder: Folder) -> None:
         with start(empty_folder.path) as server:
             await query(server.url, "create table if not exists kept as select 'a committed row' as text")
             await assert_row_kept(server.url)
-        empty_folder.crash()
+        empty_folder.stop()
     assert empty_folder.path.stat().st_mode & 0o777 == 0o700
     assert empty_folder.control.folder.stat().st_mode & 0o777 == 0o700
     data = (empty_folder.control.folder / "data").readlink()

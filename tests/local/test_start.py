@@ -82,7 +82,7 @@ async def test_any_path_will_do(make_folder: Callable[[str], Folder], name: str)
             assert _psql(server.url, "select 1").stdout.strip() == "1"
             socket_dir = (folder.control.folder / "socket").resolve()
             assert socket_dir.stat().st_mode & 0o777 == 0o700
-        folder.crash()
+        folder.stop()
 
 
 async def test_a_cleaned_away_socket_folder_is_made_again(make_folder: Callable[[str], Folder]) -> None:
@@ -101,11 +101,16 @@ async def test_a_folder_may_be_moved(make_folder: Callable[[str], Folder]) -> No
     short, long = make_folder("short"), make_folder("l" * 120)
     with start(short.path) as server:
         await commit_row(server.url)
+    outside: set[Path] = set()
     for before, after in ((short, long), (long, short)):
         before.stop()
         before.path.rename(after.path)
         with start(after.path) as server:
             await assert_row_kept(server.url)
+        socket_dir = (after.control.folder / "socket").resolve()
+        assert not any(folder.exists() for folder in outside)
+        outside |= {socket_dir} - {after.control.folder / "socket"}
+    assert outside
 
 
 async def test_processes_that_start_at_once_share_one_server(empty_folder: Folder, make_client: MakeClient) -> None:

@@ -120,7 +120,7 @@ def make_socket_dir(control: Control, home: Path, account: Account) -> Path:
     if _fits(folder):
         if folder.is_symlink():
             # The control folder was moved here from a longer path.
-            folder.unlink()
+            _drop_link(folder, account)
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             _give(folder, account)
@@ -136,7 +136,7 @@ def make_socket_dir(control: Control, home: Path, account: Account) -> Path:
         # A cleaner of temporary files may have removed it, and a copied control folder leads to another's.
         if _is_private(folder, account) and _note(folder) == str(control.folder):
             return folder
-        link.unlink()
+        _drop_link(link, account)
     elif link.is_dir():
         # The control folder was moved here from a shorter path; nothing but dead sockets is in it.
         shutil.rmtree(link)
@@ -145,6 +145,15 @@ def make_socket_dir(control: Control, home: Path, account: Account) -> Path:
     _give(folder, account)
     link.symlink_to(folder)
     return folder
+
+
+def _drop_link(link: Path, account: Account) -> None:
+    """Remove the link, and the folder it leads to unless that is another control folder's."""
+    folder = link.readlink()
+    link.unlink()
+    owner = _note(folder)
+    if owner and _is_private(folder, account) and not Path(owner).exists():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fits(folder: Path) -> bool:
