@@ -31,7 +31,7 @@ check: $(VENV)/.develop ## lint, types, import contracts, generated files
 test: $(VENV)/.develop ## run every test, on a real Postgres
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
-bench: $(VENV)/.develop ## measure, side by side with the limits of this machine
+bench: $(VENV)/.bench ## measure, side by side with the limits of this machine
 	$(BIN)/python -m bench
 
 docs: $(VENV)/.develop ## write the generated reference in docs/reference
@@ -39,7 +39,7 @@ docs: $(VENV)/.develop ## write the generated reference in docs/reference
 
 constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \
-		--extra local --group dev --upgrade --output-file constraints.txt pyproject.toml
+		--extra local --group dev --group bench --upgrade --output-file constraints.txt pyproject.toml
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) dist build
@@ -55,4 +55,8 @@ $(VENV)/.use: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.develop: $(VENV)/.use
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.develop
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group bench
 	@touch $@

@@ -17,11 +17,12 @@ NOTE = "<!-- Written by `make docs` from the code; do not edit. -->\n\n"
 def settings_page() -> str:
     """Return the table of settings."""
     rows = [
-        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |" for name, default, meaning in describe_settings()
+        f"| `{name}` | {f'`{default}`' if default else ''} | {meaning} |"
+        for name, default, meaning in describe_settings()
     ]
     return (
-        f"{NOTE}# Settings\n\nFrom the environment, or from a `.env` file in the working folder. An unknown name that begins "
-        "with `TAILRACE_` and a value that is not allowed are errors at start.\n\n"
+        f"{NOTE}# Settings\n\nFrom the environment, or from a `.env` file in the working folder. An unknown name that "
+        "begins with `TAILRACE_` and a value that is not allowed are errors at start.\n\n"
         "| setting | default | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 

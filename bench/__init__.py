@@ -1,0 +1,1 @@
+"""Measures Tailrace side by side with what the hardware gives; ``make bench``."""
