@@ -51,5 +51,6 @@ class PostgresBus:
 
     def _rung(self, argument: str) -> None:
         run_id, _, last_seq = argument.rpartition(" ")
-        if run_id in self._watched and self._on_published is not None:
+        # What cannot be read is passed over: to raise here would cost the other rings of the same notification.
+        if run_id in self._watched and last_seq.isdecimal() and self._on_published is not None:
             self._on_published(Published(run_id, int(last_seq)))
