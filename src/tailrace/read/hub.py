@@ -99,8 +99,11 @@ class Hub:
             watched = self._watched.get(run_id)
             if watched is None:
                 continue
-            # A row that is not there will not come by asking again at once: the next news or tail check asks again.
-            if not events or not watched.channel.offer(events[-1].seq, events):
+            if events:
+                watched.channel.offer(events[-1].seq, events)
+            # The same is missing as before: a row that is not there will not come by asking again at once; the next
+            # news or tail check asks again.
+            if watched.channel.missing == wanted[run_id]:
                 self._to_fill.discard(run_id)
             watched.wake()
         return bool(self._to_fill)
