@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.model.event import event_json_schema
 from tailrace.model.run import TERMINAL_STATES, TRANSITIONS
 from tailrace.settings import describe_settings
@@ -27,6 +28,18 @@ def settings_page() -> str:
     )
 
 
+def metrics_page() -> str:
+    """Return the table of metrics."""
+    rows = [
+        f"| `{metric.name}{'_total' if metric.type == 'counter' else ''}` | {metric.type} | {metric.documentation} |"
+        for metric in PrometheusExporter().registry.collect()
+    ]
+    return (
+        f"{NOTE}# Metrics\n\nServed at `/metrics` by a process of any role. No run id is ever a label.\n\n"
+        "| metric | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
+
+
 def states_page() -> str:
     """Return the diagram of a run's states."""
     arrows = [f"    {state} --> {following}" for state, after in TRANSITIONS.items() for following in sorted(after)]
@@ -39,6 +52,7 @@ def pages() -> dict[Path, str]:
     """Return the text of every generated page by its path."""
     return {
         FOLDER / "settings.md": settings_page(),
+        FOLDER / "metrics.md": metrics_page(),
         FOLDER / "run-states.md": states_page(),
         FOLDER / "event.schema.json": json.dumps(event_json_schema(), indent=2) + "\n",
     }
