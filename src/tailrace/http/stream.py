@@ -54,34 +54,35 @@ class EventStream(Response):
             if services.hub.closing or services.streams_open >= services.settings.max_streams:
                 await self._come_again(send)
                 return
-            if not is_run_id(self._run_id):
-                raise RunNotFound(f"there is no run {self._run_id[:128]!r}")
-            async with services.hub.watch(self._run_id) as (watched, tail):
-                if tail.ended and self._position >= tail.last_seq:
-                    await Response(status_code=204)(scope, receive, send)
-                    return
-                if self._position > tail.last_seq:
-                    raise PositionAhead(
-                        f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
-                        "begin from a position that you have been given"
-                    )
-                await self._counted(services, watched, receive, send)
+            # Before the first await, so that the bound also holds for those that come in one moment.
+            services.streams_open += 1
+            try:
+                await self._attach(services, scope, receive, send)
+            finally:
+                services.streams_open -= 1
         except Unavailable:
             if self._started:
                 raise
             await self._come_again(send)
 
-    async def _counted(self, services: Services, watched: Watched, receive: Receive, send: Send) -> None:
-        services.streams_open += 1
-        services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
-        reason = "trouble"
-        try:
-            reason = await self._watch_client(services, watched, receive, send)
-        except Unavailable:
-            await self._end(send)
-        finally:
-            services.streams_open -= 1
-            services.telemetry.tell(StreamClosed(self._run_id, self._position, reason))
+    async def _attach(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+        if not is_run_id(self._run_id):
+            raise RunNotFound(f"there is no run {self._run_id[:128]!r}")
+        async with services.hub.watch(self._run_id) as (watched, tail):
+            if tail.ended and self._position >= tail.last_seq:
+                await Response(status_code=204)(scope, receive, send)
+                return
+            if self._position > tail.last_seq:
+                raise PositionAhead(
+                    f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
+                    "begin from a position that you have been given"
+                )
+            services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
+            reason = "trouble"
+            try:
+                reason = await self._watch_client(services, watched, receive, send)
+            finally:
+                services.telemetry.tell(StreamClosed(self._run_id, self._position, reason))
 
     async def _watch_client(self, services: Services, watched: Watched, receive: Receive, send: Send) -> str:
         """Send until the end, or until the client goes away, which only ``receive`` tells."""
@@ -106,6 +107,12 @@ class EventStream(Response):
             listening.cancel()
 
     async def _send(self, services: Services, watched: Watched, send: Send) -> str:
+        try:
+            return await self._pass_on(services, watched, send)
+        except _ReaderStalled:
+            return "too-slow"  # The server cuts the connection of a response that was not completed.
+
+    async def _pass_on(self, services: Services, watched: Watched, send: Send) -> str:
         settings = services.settings
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         self._started = True
@@ -113,19 +120,19 @@ class EventStream(Response):
         loop = asyncio.get_running_loop()
         rotate_at = loop.time() + settings.stream_max_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads, guards nothing
         following = follow(watched, services.events, self._position, heartbeat_seconds=settings.heartbeat_seconds)
-        async for chunk in following:
-            try:
-                async with asyncio.timeout(WRITE_SECONDS):
-                    await _body(send, chunk.text)
-            except TimeoutError:
-                return "too-slow"  # The server cuts the connection of a response that was not completed.
-            self._position = chunk.last_seq
-            if chunk.terminal:
-                await _body(send, b"", more=False)
-                return "terminal"
-            if loop.time() > rotate_at:
-                await _body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
-                return "rotated"
+        try:
+            async for chunk in following:
+                await _body(send, chunk.text)
+                self._position = chunk.last_seq
+                if chunk.terminal:
+                    await _body(send, b"", more=False)
+                    return "terminal"
+                if loop.time() > rotate_at:
+                    await _body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
+                    return "rotated"
+        except Unavailable:
+            await self._end(send)
+            return "trouble"
         await self._end(send)
         return "shutdown"
 
@@ -138,9 +145,17 @@ class EventStream(Response):
 
 
 async def _body(send: Send, text: bytes, *, more: bool = True) -> None:
-    await send({"type": "http.response.body", "body": text, "more_body": more})
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await send({"type": "http.response.body", "body": text, "more_body": more})
+    except TimeoutError:
+        raise _ReaderStalled from None
 
 
 async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+class _ReaderStalled(Exception):
+    """A write was not taken in time."""
