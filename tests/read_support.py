@@ -33,6 +33,7 @@ from tailrace.store.database import Database
 from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.outbox import Outbox
+from tailrace.store.queries import in_schema
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
@@ -44,7 +45,7 @@ SERVER_SCRIPT = Path(__file__).parent / "http" / "serve_reader.py"
 
 
 def custom(data: dict[str, Any] | None = None, *, name: str = "Progress", ts: int = 1_790_000_000_000) -> Draft:
-    return draft.custom(name, data, ts, max_bytes=1 << 20)
+    return draft.custom(name, data, ts, max_bytes=1 << 24)
 
 
 def event(run_id: str, seq: int, *, type: str = "Custom", name: str | None = "Progress") -> StoredEvent:  # noqa: A002 - the column's name
@@ -59,6 +60,12 @@ async def until(condition: Callable[[], bool], what: str) -> None:
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"waited {PATIENCE_SECONDS} s until {what}; it did not happen") from None
+
+
+async def execute(database: Database, sql: str, *args: object) -> None:
+    """Execute a statement that names its tables as ``tailrace.…`` in the test's own schema."""
+    async with database.connection() as connection:
+        await connection.execute(in_schema(sql, database.schema), *args)
 
 
 class HandWrittenRun:
@@ -184,15 +191,17 @@ async def reading(settings: Settings, roles: Sequence[Role] = ("api",)) -> Async
 @asynccontextmanager
 async def serving(asgi: Any, *, on_close: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
     """Serve an ASGI application with uvicorn in this process and yield its port."""
-    config = uvicorn.Config(asgi, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=5)
-    server = uvicorn.Server(config)
-    task = asyncio.create_task(server.serve())
+    listening = socket.create_server(("127.0.0.1", 0))
+    # Small, so that a client that does not read is felt by the server and not hidden by the kernel.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+    server = uvicorn.Server(uvicorn.Config(asgi, log_level="error", timeout_graceful_shutdown=5))
+    task = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started or task.done(), "uvicorn has started")
     if task.done():
         await task
         raise AssertionError("uvicorn ended at once")
     try:
-        yield server.servers[0].sockets[0].getsockname()[1]
+        yield listening.getsockname()[1]
     finally:
         # Asked by a signal, the App ends its streams itself; asked like this, nobody tells it.
         with contextlib.suppress(tailrace.TailraceError):
@@ -367,7 +376,7 @@ class ServerProcess:
 
     def _ready(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == httpx2.codes.OK
+            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
         except httpx2.HTTPError:
             return False
 

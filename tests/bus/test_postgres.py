@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from tests.conformance.media import opened, postgres
-from tests.read_support import until
 
 from tailrace.bus.bus import Published
 from tailrace.bus.postgres import PostgresBus
@@ -16,6 +14,8 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import PENDING_MAX, Doorbell, Ring
 from tailrace.telemetry import Happening, Telemetry, WakeupsLost, WakeupsRestored
+from tests.conformance.media import opened, postgres
+from tests.read_support import until
 
 
 async def test_more_runs_than_it_remembers_are_announced_as_a_loss(settings: Callable[..., Settings]) -> None:

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
-from tests.read_support import PATIENCE_SECONDS, until
-
 from tailrace.bus.bus import Bus, Published
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.memory import MemoryBus
@@ -18,6 +16,7 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
 from tailrace.worker.duties import Duty, perform
+from tests.read_support import PATIENCE_SECONDS, until
 
 
 @dataclass

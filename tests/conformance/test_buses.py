@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+
+from tailrace.bus.bus import Published
+from tailrace.settings import Settings
 from tests.conformance.media import (
     BETWEEN_PROCESSES,
     CONNECTED,
@@ -15,9 +18,6 @@ from tests.conformance.media import (
     Process,
 )
 from tests.read_support import event
-
-from tailrace.bus.bus import Published
-from tailrace.settings import Settings
 
 
 @pytest.fixture(params=MEDIA)

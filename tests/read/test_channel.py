@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.read_support import event
 
 from tailrace.read.channel import Channel
 from tailrace.read.frame import Frame
+from tests.read_support import event
 
 LAST = 40
 

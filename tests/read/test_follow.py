@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, custom, publish_all
 
 from tailrace.bus.memory import MemoryBus
 from tailrace.read import channel as channels
@@ -15,6 +14,7 @@ from tailrace.read.frame import PING
 from tailrace.read.hub import Hub
 from tailrace.store.database import Database
 from tailrace.store.events import Events
+from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all
 
 
 async def read_upto(following: AsyncIterator[Chunk], last: int) -> list[Chunk]:
@@ -117,8 +117,7 @@ async def test_a_row_that_is_gone_holds_the_stream_in_front_of_it(database: Data
     run = await HandWrittenRun.start(database, "r")
     await run.append_many(6)
     await publish_all(database, DeafBus())
-    async with database.connection() as connection:
-        await connection.execute(f'delete from "{database.schema}".run_events where seq = 4')
+    await execute(database, "delete from tailrace.run_events where seq = 4")
     hub = Hub(DeafBus(), events)
     async with hub.watch("r") as (watched, _):
         following = follow(watched, events, 0, heartbeat_seconds=0.01)

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
-from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, LossyBus, publish_all
 
 from tailrace.bus.bus import Published
 from tailrace.bus.memory import MemoryBus
@@ -16,6 +15,7 @@ from tailrace.read.follow import follow
 from tailrace.read.hub import FILL_MAX_EVENTS, FILL_MAX_RUNS, Hub, Watched
 from tailrace.store.database import Database
 from tailrace.store.events import Events
+from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, LossyBus, execute, publish_all
 
 
 @pytest.fixture
@@ -153,8 +153,7 @@ async def test_a_row_that_is_gone_does_not_make_the_hub_ask_for_ever(database: D
     async with hub.watch("r") as (watched, _):
         await run.append_many(5)
         await publish_all(database, DeafBus())
-        async with database.connection() as connection:
-            await connection.execute(f'delete from "{database.schema}".run_events where seq = 4')
+        await execute(database, "delete from tailrace.run_events where seq = 4")
         await hub.check_tails_once()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await settle(hub)
@@ -278,8 +277,7 @@ async def test_a_removed_run_ends_its_streams(database: Database, events: Events
     await HandWrittenRun.start(database, "r")
     hub = Hub(DeafBus(), events)
     async with hub.watch("r") as (watched, _):
-        async with database.connection() as connection:
-            await connection.execute(f'delete from "{database.schema}".runs')
+        await execute(database, "delete from tailrace.runs")
         await hub.check_tails_once()
         assert watched.channel.closed
         async with asyncio.timeout(PATIENCE_SECONDS):
