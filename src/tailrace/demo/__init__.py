@@ -11,9 +11,9 @@
 """
 
 from tailrace.app import App
-from tailrace.demo.digest import digest
+from tailrace.demo import digest
 
-__all__ = ["app", "digest"]
+__all__ = ["app"]
 
 app = App()
-app.agent("digest")(digest)
+app.agent("digest")(digest.digest)

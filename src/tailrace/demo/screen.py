@@ -6,12 +6,13 @@ lines.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 from rich.text import Text
 
@@ -46,8 +47,7 @@ class Screen:
             expand=True,
             disable=not console.is_interactive,
         )
-        self._task = self._bar.add_task("", total=None, visible=False, file="")
-        self._node = ""
+        self._task: TaskID | None = None
         self._began_ms: int | None = None
         self._tenth = 0
 
@@ -59,6 +59,8 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        if kind is not None and issubclass(kind, asyncio.CancelledError):
+            self._line("Stopped before the end of the run", style="bold yellow")
 
     def starting(self, folder: Path, *, embedded: bool) -> None:
         """Say what is about to happen; the first start of the embedded Postgres takes some seconds."""
@@ -74,10 +76,11 @@ class Screen:
             self._progress(event)
             return
         if event.type == EventType.NODE_STARTED:
-            self._node, self._tenth = event.name, 0
-            self._bar.reset(self._task, total=None, visible=True, description=self._printable(event.name), file="")
+            self._tenth = 0
+            self._clear_bar()
+            self._task = self._bar.add_task(self._printable(event.name), total=None, file="")
         if event.is_terminal:
-            self._bar.update(self._task, visible=False)
+            self._clear_bar()
         self._event_line(event, event.name or event.fn, style=_STYLES.get(event.type, ""))
 
     def cut(self, cut: Cut) -> None:
@@ -104,11 +107,17 @@ class Screen:
 
     def _progress(self, event: Event) -> None:
         done, of, file = event.data.get("done", 0), event.data.get("of", 0), str(event.data.get("file", ""))
-        self._bar.update(self._task, completed=done, total=of, file=self._printable(file))
+        if self._task is not None:
+            self._bar.update(self._task, completed=done, total=of, file=self._printable(file))
         tenth = done * LINES_PER_NODE // max(1, of)
         if self._bar.disable and tenth > self._tenth:
             self._event_line(event, f"{event.name} {done}/{of} {file}")
         self._tenth = tenth
+
+    def _clear_bar(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
 
     def _event_line(self, event: Event, what: str, *, style: str = "") -> None:
         seconds = (event.ts - (self._began_ms or event.ts)) / 1000

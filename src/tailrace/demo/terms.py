@@ -34,7 +34,7 @@ def measure(text: str, *, terms_max_bytes: int) -> Measure:
     """
     lines = text.count("\n") + (1 if text and not text.endswith("\n") else 0)
     counts = Counter(_TERM.findall(text.lower()))
-    kept, size = [], 0
+    kept, size = [], -1  # There is one separator less than there are entries.
     for term, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if len(term) > TERM_MAX_CHARS:
             continue
