@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from tailrace.cli.loading import load_app
 from tailrace.cli.output import run
 from tailrace.cli.server import serving
 from tailrace.errors import TailraceError, UsageError
+from tailrace.exporters.logs import LibraryHandler
 from tailrace.http.loopback import LoopbackHostOnly
 from tailrace.runtime import ROLES, Role
 from tailrace.settings import describe_settings
@@ -48,6 +50,7 @@ def serve(
 
 
 async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int) -> None:
+    logging.basicConfig(handlers=[LibraryHandler()], level=logging.WARNING)
     stop = asyncio.Event()
     listening = _listen(host, port)
     with on_stop(lambda _: stop.set(), is_last=True), listening:

@@ -6,6 +6,7 @@ data, a run's input or a credential.
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, Literal, TextIO, assert_never
 
@@ -25,16 +26,7 @@ class LogExporter:
         # One line a batch and a run: as many as events at low rates, so they share the events' switch.
         self._flow_level: Level = "info" if log_events else "debug"
         self._threshold = _LEVELS[level]
-        self._logger: Any = structlog.wrap_logger(
-            structlog.PrintLogger(stream or sys.stderr),
-            processors=[
-                structlog.processors.add_log_level,
-                structlog.processors.TimeStamper(fmt="iso", utc=True),
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
-            wrapper_class=structlog.make_filtering_bound_logger(self._threshold),
-        )
+        self._logger = _json_logger(stream or sys.stderr, self._threshold)
 
     def __call__(self, happening: t.Happening) -> None:
         """Write what the happening says, if it says anything at this level."""
@@ -64,12 +56,43 @@ class LogExporter:
             getattr(self._logger, level)(event, **fields)
 
 
+class LibraryHandler(logging.Handler):
+    """Writes the records of Python's own ``logging``, those of the libraries, as JSON lines too.
+
+    For a process that is Tailrace's alone; in somebody's application, logging is theirs.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = _json_logger(stream or sys.stderr, logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        level = "error" if record.levelno >= logging.ERROR else "warning"
+        getattr(self._logger, level)(
+            "library.log", logger=record.name, message=record.getMessage(), exc_info=record.exc_info
+        )
+
+
+def _json_logger(stream: TextIO, threshold: int) -> Any:
+    return structlog.wrap_logger(
+        structlog.PrintLogger(stream),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+    )
+
+
 def _of_run(run_id: str, **fields: Any) -> dict[str, Any]:
     # Both spellings: run_id is the one of every log line, runId the one of the event and of the HTTP API.
     return {"run_id": run_id, "runId": run_id, **fields}
 
 
-def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: PLR0911, PLR0912, C901 - one case a happening
+def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: PLR0911, PLR0912 - one case a happening
     """Return level, event name and fields of a happening's log line."""
     fields: dict[str, Any]
     match happening:

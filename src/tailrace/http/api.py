@@ -118,7 +118,7 @@ def _reading(get_services: GetServices) -> APIRouter:
             state=_state(state),
             agent=_agent(agent),
             limit=parse_count(limit, "/limit", default=RUNS_DEFAULT, maximum=RUNS_MAX),
-            cursor=cursor,
+            cursor=cursor or None,
         )
         return _json({"runs": [summary_of(run) for run in runs], "nextCursor": next_cursor})
 
@@ -170,7 +170,7 @@ async def _require_agent(services: Services, agent: str) -> None:
 
 
 def _state(text: str | None) -> RunState | None:
-    if text is None:
+    if not text:
         return None
     try:
         return RunState(text)
@@ -180,7 +180,9 @@ def _state(text: str | None) -> RunState | None:
 
 
 def _agent(text: str | None) -> str | None:
-    if text is not None and "\x00" in text:
+    if not text:
+        return None
+    if "\x00" in text:
         raise InvalidInput("the agent is not acceptable", [Fault("/agent", "contains U+0000")])
     return text
 

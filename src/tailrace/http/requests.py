@@ -44,7 +44,8 @@ async def read_json(request: Request, max_bytes: int) -> Any:
         body += piece
         if len(body) > max_bytes:
             raise _too_large(max_bytes)
-    return strictjson.parse(bytes(body))
+    # The body is one object around the input, which may be as deep as any document.
+    return strictjson.parse(bytes(body), depth_max=strictjson.DEPTH_MAX + 1)
 
 
 def start_run(document: object) -> StartRun:
@@ -62,8 +63,8 @@ def start_run(document: object) -> StartRun:
 
 
 def parse_count(text: str | None, pointer: str, *, default: int, maximum: int) -> int:
-    """Return how many are asked for: ``default`` when absent, 1 to ``maximum``, else ``InvalidInput``."""
-    if text is None:
+    """Return how many are asked for: ``default`` when absent or empty, 1 to ``maximum``, else ``InvalidInput``."""
+    if not text:
         return default
     if _COUNT.match(text) and (count := int(text)) <= maximum:
         return count

@@ -42,9 +42,10 @@ class _Refused:
         self.detail = detail
 
 
-def parse(body: bytes) -> Any:
+def parse(body: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
     """Return the value of a JSON document.
 
+    :param depth_max: how deep arrays and objects may be nested; more for a document that wraps one.
     :raises InvalidInput: not UTF-8, a byte order mark, not JSON, or a value listed in the module's docstring.
     """
     try:
@@ -58,8 +59,8 @@ def parse(body: bytes) -> Any:
     except json.JSONDecodeError as error:
         raise _whole(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
     except RecursionError:
-        raise _whole(f"is nested deeper than {DEPTH_MAX}") from None
-    check(value)
+        raise _whole(f"is nested deeper than {depth_max}") from None
+    check(value, depth_max=depth_max)
     return value
 
 
@@ -77,10 +78,10 @@ def canonical(value: object) -> bytes:
     return _write(value, orjson.OPT_SORT_KEYS)
 
 
-def check(value: object) -> None:
+def check(value: object, *, depth_max: int = DEPTH_MAX) -> None:
     """Raise ``InvalidInput`` naming each place of ``value`` that is not strict JSON."""
     faults: list[Fault] = []
-    _walk(value, "", 0, faults)
+    _walk(value, "", depth_max, faults)
     if faults:
         raise InvalidInput(
             f"the JSON is not acceptable: {faults[0].pointer or 'the document'} {faults[0].detail}", faults
@@ -97,7 +98,7 @@ def _write(value: object, option: int) -> bytes:
         return plain.encode()
 
 
-def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:  # noqa: PLR0912 - one case a type
+def _walk(value: object, pointer: str, room: int, faults: list[Fault]) -> None:  # noqa: PLR0912 - one case a type
     if len(faults) >= FAULTS_MAX:
         return
     match value:
@@ -109,14 +110,14 @@ def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:
             detail = None if INTEGER_MIN <= value <= INTEGER_MAX else "is an integer beyond 64 bits"
         case float():
             detail = None if math.isfinite(value) else "is not a finite number"
-        case dict() | list() | tuple() if depth >= DEPTH_MAX:
+        case dict() | list() | tuple() if room <= 0:
             detail = f"is nested deeper than {DEPTH_MAX}"
         case dict():
-            _walk_object(value, pointer, depth, faults)
+            _walk_object(value, pointer, room, faults)
             return
         case list() | tuple():
             for index, item in enumerate(value):
-                _walk(item, f"{pointer}/{index}", depth + 1, faults)
+                _walk(item, f"{pointer}/{index}", room - 1, faults)
             return
         case _Refused():
             detail = value.detail
@@ -128,7 +129,7 @@ def _walk(value: object, pointer: str, depth: int, faults: list[Fault]) -> None:
         faults.append(Fault(pointer, detail))
 
 
-def _walk_object(value: dict[object, object], pointer: str, depth: int, faults: list[Fault]) -> None:
+def _walk_object(value: dict[object, object], pointer: str, room: int, faults: list[Fault]) -> None:
     for key, item in value.items():
         if len(faults) >= FAULTS_MAX:
             return
@@ -139,7 +140,7 @@ def _walk_object(value: dict[object, object], pointer: str, depth: int, faults: 
         if detail is not None:
             faults.append(Fault(pointer, f"has a key that {detail}"))
             continue
-        _walk(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", depth + 1, faults)
+        _walk(item, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}", room - 1, faults)
 
 
 def _text_fault(text: str) -> str | None:

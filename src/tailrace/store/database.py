@@ -65,13 +65,16 @@ class Database:
         with passing("connect to", self.address):
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                # A pool with a floor tries to restore it in the background and logs every failure in its own way.
+                min_size=0,
                 max_size=POOL_MAX,
                 timeout=CONNECT_SECONDS,
                 max_inactive_connection_lifetime=300,
                 reset=_keep,
                 server_settings=self._session(),
             )
+            async with self._pool.acquire(timeout=CONNECT_SECONDS):
+                pass  # To learn now whether the server answers.
 
     async def close(self) -> None:
         """Close the pool; connections that do not end in time are cut."""
@@ -159,6 +162,4 @@ def passing(verb: str, address: str) -> Iterator[None]:
         ) from error
     except _PASSING as error:
         found = str(error) or type(error).__name__
-        raise DatabaseUnavailable(
-            f"could not {verb} Postgres at {address}: {found}. It is tried again when asked again"
-        ) from error
+        raise DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. It may pass: try again") from error
