@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.local.processes import ClientProcess, is_alive, until
 
 from tailrace.local import start
 from tailrace.local.orphans import holders
 from tailrace.local.plan import Control
+from tests.local.processes import ClientProcess, is_alive, until
 
 # Two servers' data at a time.
 MEMORY_BYTES_MIN = 300 * 1024 * 1024

@@ -17,8 +17,6 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from tests.local.conftest import Folder
-from tests.local.processes import CLIENT, WITHOUT_THE_REST, assert_row_kept, commit_row, query
 
 from tailrace.errors import LocalPostgresError
 from tailrace.local import account as account_module
@@ -27,6 +25,8 @@ from tailrace.local import start
 from tailrace.local.account import server_account
 from tailrace.local.binaries import binaries_for, find_package, major_version
 from tailrace.local.home import make_control
+from tests.local.conftest import Folder
+from tests.local.processes import CLIENT, WITHOUT_THE_REST, assert_row_kept, commit_row, query
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change to another user; run the tests as root")
 

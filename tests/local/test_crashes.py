@@ -12,6 +12,10 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
+from tailrace.local import start
+from tailrace.local.endpoint import socket_path
+from tailrace.local.locks import is_held
 from tests.local.conftest import Folder
 from tests.local.processes import (
     WITHOUT_THE_REST,
@@ -23,10 +27,6 @@ from tests.local.processes import (
     query,
     until,
 )
-
-from tailrace.local import start
-from tailrace.local.endpoint import socket_path
-from tailrace.local.locks import is_held
 
 SUPERVISOR_WITH_GUARD = f"""{WITHOUT_THE_REST}
 import os, signal, subprocess

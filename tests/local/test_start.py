@@ -15,14 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.local.conftest import Folder
-from tests.local.processes import ClientProcess, assert_row_kept, commit_row, query, until
 
 from tailrace.errors import LocalPostgresError
 from tailrace.local import LocalPostgres, default_data_dir, start
 from tailrace.local import binaries as binaries_module
 from tailrace.local.binaries import find_package
 from tailrace.local.locks import open_lock, try_lock
+from tests.local.conftest import Folder
+from tests.local.processes import ClientProcess, assert_row_kept, commit_row, query, until
 
 MakeClient = Callable[[Folder], ClientProcess]
 

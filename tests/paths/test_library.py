@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
 from collections.abc import Callable
 
 import httpx2
-import uvicorn
 
 import tailrace
+from tailrace.http.server import serving
 from tailrace.settings import Settings
 
 
@@ -24,20 +24,17 @@ async def test_an_agent_runs_and_its_stream_ends_with_one_terminal_event(setting
         await run.emit("Progress", {"done": 1, "of": 1})
         return {"size": size}
 
-    server = uvicorn.Server(uvicorn.Config(app.asgi(), port=0, log_level="warning"))
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    async with tailrace.Client(f"http://127.0.0.1:{port}") as client:
-        run = await client.start("digest", {"path": "abc"})
-        types = [event.type async for event in client.stream(run.run_id)]
-        assert types == [
-            "RunStarted", "NodeStarted", "DebugTrace", "NodeFinished", "NodeStarted", "NodeFinished", "Custom", "RunFinished",
-        ]  # fmt: skip
-        assert (await client.get(run.run_id)).output == {"size": 3}
-    async with httpx2.AsyncClient() as http:
-        answer = await http.get(f"http://127.0.0.1:{port}/readyz")
-        assert answer.status_code == httpx2.codes.OK
-    server.should_exit = True
-    await serving
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        async with (
+            app.lifespan(),
+            serving(app.asgi(), listening),
+            tailrace.Client(url) as client,
+            httpx2.AsyncClient() as http,
+        ):
+            run = await client.start("digest", {"path": "abc"})
+            types = [event.type async for event in client.stream(run.run_id)]
+            node = ["NodeStarted", "DebugTrace", "NodeFinished"]
+            assert types == ["RunStarted", *node, "NodeStarted", "NodeFinished", "Custom", "RunFinished"]
+            assert (await client.get(run.run_id)).output == {"size": 3}
+            assert (await http.get(f"{url}/readyz")).status_code == httpx2.codes.OK

@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 
 from tailrace.app import App
-from tailrace.cli.server import serving
 from tailrace.client import Client
+from tailrace.http.server import serving
 from tailrace.runtime import Role
 from tailrace.settings import load_settings
 

@@ -13,10 +13,10 @@ import typer
 from tailrace.app import App
 from tailrace.cli.loading import load_app
 from tailrace.cli.output import run
-from tailrace.cli.server import serving
 from tailrace.errors import TailraceError, UsageError
 from tailrace.exporters.logs import LibraryHandler
 from tailrace.http.loopback import LoopbackHostOnly
+from tailrace.http.server import serving
 from tailrace.runtime import ROLES, Role
 from tailrace.settings import describe_settings
 from tailrace.telemetry import ProcessReady

@@ -1,4 +1,4 @@
-"""Running an App behind uvicorn, from the first connection to the last."""
+"""An ASGI application behind uvicorn, from the first connection to the last."""
 
 from __future__ import annotations
 
