@@ -117,7 +117,7 @@ async def test_a_resumed_run_repeats_no_finished_node_and_reports_the_same(
         ({"path": ""}, "UsageError", "given no folder"),
         ({"path": "/there/is/none"}, "UsageError", "found nothing there; name a folder"),
         ({"path": "/", "report": 7}, "UsageError", "must be the path of a Markdown file"),
-        ("EMPTY", "NoTextFiles", "found no text file (it is empty)"),
+        ("EMPTY", "NoTextFiles", "found no text file (it is empty but for"),
         ("BINARY", "NoTextFiles", "found no text file (1 binary)"),
     ],
 )
