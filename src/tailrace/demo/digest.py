@@ -144,4 +144,5 @@ def _batches(total: int, batch_min: int) -> Iterator[range]:
 
 def _no_text_files(folder: str, skipped: dict[str, int]) -> str:
     left_out = ", ".join(f"{count} {SKIPPED_NAMES[reason]}" for reason, count in skipped.items())
-    return f"tried to digest {folder!r} and found no text file ({left_out or 'it is empty but for what is never read, such as .git'}); name one with some"
+    found = left_out or "it is empty but for what is never read, such as .git"
+    return f"tried to digest {folder!r} and found no text file ({found}); name a folder with some"
