@@ -171,6 +171,7 @@ class _Parts:
                     Duty("hub.tails", self._hub.check_tails_once, settings.heartbeat_seconds, self._hub.check_tails),
                 ]
             case "outbox":
+                self._doorbell.keep_local(Ring.EVENTS)
                 self._doorbell.on(Ring.EVENTS, lambda run_id: self._publisher.hint((run_id,)))
                 self._doorbell.on_restored(self._publisher.sweep.set)
                 poll = settings.outbox_poll_ms / 1000

@@ -34,6 +34,20 @@ def status(json: Json = False) -> None:
     raise typer.Exit(0 if found.state == "current" else 1)
 
 
+@commands.command()
+def url() -> None:
+    """Print the database's URL, password included, as for `psql "$(tailrace db url)"`.
+
+    The embedded Postgres answers while some Tailrace process uses it.
+    """
+    typer.echo(run(_url()))
+
+
+async def _url() -> str:
+    async with open_database(load_settings()) as database:
+        return database.url
+
+
 async def _upgrade() -> list[str]:
     async with open_database(load_settings()) as database:
         return await upgrade_schema(database)

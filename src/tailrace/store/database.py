@@ -47,24 +47,24 @@ _PASSING = (
 
 
 class Database:
-    """A pool of connections to one database, and the statements of one schema."""
+    """A pool of connections to one database, and the statements of one schema; ``url`` holds the password."""
 
     def __init__(self, url: str, *, schema: str, tx_timeout_ms: int) -> None:
         self.schema = schema
-        self._url = url
+        self.url = url
         self._tx_timeout_ms = tx_timeout_ms
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
     def address(self) -> str:
         """Where the database is, without user or password."""
-        return address_of(self._url)
+        return address_of(self.url)
 
     async def open(self) -> None:
         """Open the pool; raise ``DatabaseUnavailable`` when no connection can be had."""
         with passing("connect to", self.address):
             self._pool = await asyncpg.create_pool(
-                self._url,
+                self.url,
                 # A pool with a floor tries to restore it in the background and logs every failure in its own way.
                 min_size=0,
                 max_size=POOL_MAX,
@@ -90,7 +90,7 @@ class Database:
     async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
         """Return a connection of one's own, outside the pool, for LISTEN."""
         with passing("connect to", self.address):
-            return await asyncpg.connect(self._url, timeout=CONNECT_SECONDS, server_settings=self._session())
+            return await asyncpg.connect(self.url, timeout=CONNECT_SECONDS, server_settings=self._session())
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:

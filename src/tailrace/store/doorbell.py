@@ -52,6 +52,7 @@ class Doorbell:
         self._restored: list[Callable[[], None]] = []
         self._pending: dict[tuple[Ring, str], int | None] = {}
         self._flushing = asyncio.Lock()
+        self._kept_local: set[Ring] = set()
         self.waiting = asyncio.Event()
         self.listening = False
         self._was_lost = False
@@ -64,11 +65,16 @@ class Doorbell:
         """Call ``listener`` whenever rings may have been lost."""
         self._restored.append(listener)
 
+    def keep_local(self, ring: Ring) -> None:
+        """Ring this one here alone: this process does what it asks for, and others would only find it done."""
+        self._kept_local.add(ring)
+
     def ring(self, ring: Ring, argument: str = "") -> None:
         """Ring here at once, and elsewhere with the next flush."""
         for listener in self._listeners[ring]:
             listener(argument)
-        self._queue(ring, argument, None)
+        if ring not in self._kept_local:
+            self._queue(ring, argument, None)
 
     def announce(self, run_id: str, last_seq: int) -> None:
         """Queue, for other processes alone, that a run was published up to ``last_seq``; the highest wins."""
