@@ -36,14 +36,15 @@ EVENT_OVERHEAD_BYTES = 100
 
 
 class RunLog:
-    """The writing end of one run's log: its epoch and the last seq that was minted under it."""
+    """The writing end of one run's log: its epoch, the last seq minted under it, and whether that one ends it."""
 
-    __slots__ = ("epoch", "last_seq", "refusal", "run_id")
+    __slots__ = ("ended", "epoch", "last_seq", "refusal", "run_id")
 
     def __init__(self, run_id: str, *, epoch: int, last_seq: int) -> None:
         self.run_id = run_id
         self.epoch = epoch
         self.last_seq = last_seq
+        self.ended = False
         self.refusal: TailraceError | None = None
 
 
@@ -106,6 +107,11 @@ class Appender:
             raise DatabaseUnavailable("this process is stopping; the event was not written")
         if log.refusal is not None:
             raise type(log.refusal)(str(log.refusal))
+        if log.ended:
+            # Said by a task that the agent has left behind. In one batch with the terminal event it would take that
+            # one down with it.
+            raise RunTerminated(f"the run {log.run_id!r} has ended; nothing can be added")
+        log.ended = state is not None
         first_seq, last_seq = log.last_seq + 1, log.last_seq + len(drafts)
         log.last_seq = last_seq
         steps = [(step[0], last_seq, step[1])] if step is not None else []
@@ -134,6 +140,8 @@ class Appender:
             # One run's rows were refused and took the others down with them: each goes alone.
             for alone in _by_run(self._batch).values():
                 await self._commit_alone(alone)
+                # Answered for good: were the database to go away now, this must not be sent and refused once more.
+                self._batch = [waiting for waiting in self._batch if waiting.log is not alone[0].log]
         self._batch = []
         return True
 
@@ -157,13 +165,18 @@ class Appender:
 
     def _next_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
+        logs: dict[str, RunLog] = {}
         events = size = 0
         while self._waiting and (not batch or (events < BATCH_MAX_EVENTS and size < BATCH_MAX_BYTES)):
-            waiting = self._waiting.popleft()
+            waiting = self._waiting[0]
             if waiting.log.refusal is not None:
                 _refuse(waiting, waiting.log.refusal)
-            else:
+            elif logs.setdefault(waiting.log.run_id, waiting.log) is waiting.log:
                 batch.append(waiting)
+            else:
+                # A run that this worker lost and got again has two logs; merged, one epoch would vouch for both.
+                break
+            self._waiting.popleft()
             events += len(waiting.drafts)
             size += waiting.size
         self._count(-events, -size)
@@ -184,6 +197,7 @@ class Appender:
             self._waiting = deque(waiting for waiting in self._waiting if waiting.log is not log)
             self._count(-sum(len(waiting.drafts) for waiting in later), -sum(waiting.size for waiting in later))
             log.last_seq = batch[0].first_seq - 1
+            log.ended = False
 
     async def _commit(self, batch: list[_Waiting], *, retried: bool) -> None:
         of_run = _by_run(batch)
