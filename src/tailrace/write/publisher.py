@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import BusUnavailable
 from tailrace.store.outbox import Outbox, Unpublished
-from tailrace.telemetry import EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
+from tailrace.telemetry import DutyFailed, EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
 
 BATCH_MAX_RUNS = 100
 # Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
@@ -42,7 +42,7 @@ class Publisher:
         self._bus_timeout_seconds = bus_timeout_seconds
         self._hints: set[str] = set()
         self._looked_twice: set[str] = set()
-        self._gaps: set[tuple[str, int]] = set()
+        self._stuck: set[tuple[str, int]] = set()
         self._events_max = RUN_MAX_EVENTS
         self._one_pass = asyncio.Lock()
         self.work = asyncio.Event()
@@ -53,6 +53,7 @@ class Publisher:
         self._hints.update(run_ids)
         if len(self._hints) > HINTS_MAX:
             self._hints.clear()
+            self.sweep.set()
         self.work.set()
 
     async def publish_once(self) -> bool:
@@ -62,37 +63,69 @@ class Publisher:
         hints = set(list(self._hints)[:BATCH_MAX_RUNS])
         self._hints -= hints
         try:
-            taken = await self._pass(sorted(hints))
+            published, _ = await self._pass(sorted(hints))
         except BaseException:
             self._hints |= hints
             raise
-        self._look_again(hints - {run.run_id for run in taken})
+        self._look_again(hints - {run.run_id for run in published})
         return bool(self._hints)
 
     async def sweep_once(self) -> bool:
         """Publish events of any open run, hinted or not; return whether there is reason to call again at once."""
-        taken = await self._pass(None)
-        return len(taken) == BATCH_MAX_RUNS
+        published, has_more = await self._pass(None)
+        return has_more or len(published) == BATCH_MAX_RUNS
 
-    async def _pass(self, hints: Sequence[str] | None) -> list[Unpublished]:
+    async def _pass(self, hints: Sequence[str] | None) -> tuple[list[Unpublished], bool]:
+        """Return what was published, and whether these runs have more already."""
+        more: list[str] = []
         async with self._one_pass:
             async with self._outbox.transaction() as transaction:
                 taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
                 ready = [run for run in taken if run.events]
                 if ready:
-                    await self._hand_over(ready)
-                    self._hints.update(await transaction.advance(ready))
+                    ready = await self._hand_over(ready)
+                    more = await transaction.advance(ready)
             self._report(taken, ready)
             self._fit(ready)
-        return ready
+            if more:
+                self.hint(more)
+        return ready, bool(more)
 
-    async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
+    async def _hand_over(self, ready: list[Unpublished]) -> list[Unpublished]:
+        """Return the runs that the bus has taken; raise ``BusUnavailable`` if it took none."""
+        taken: list[Unpublished] = []
         try:
             # The rows are locked meanwhile: a bus that hangs must not hold them until the session is cut.
             async with asyncio.timeout(self._bus_timeout_seconds):
-                await self._bus.publish([Published(run.run_id, run.last_seq, run.events) for run in ready])
+                try:
+                    await self._bus.publish([_handed(run) for run in ready])
+                except BusUnavailable:
+                    if len(ready) == 1:
+                        raise
+                    # Perhaps one run's events are what it refuses: those must not hold up the others.
+                    await self._hand_over_singly(ready, taken)
+                else:
+                    taken = ready
         except TimeoutError:
-            raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
+            if not taken:
+                raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
+        return taken
+
+    async def _hand_over_singly(self, ready: Sequence[Unpublished], taken: list[Unpublished]) -> None:
+        refusals: list[tuple[Unpublished, BusUnavailable]] = []
+        for run in ready:
+            try:
+                await self._bus.publish([_handed(run)])
+            except BusUnavailable as error:
+                refusals.append((run, error))
+            else:
+                taken.append(run)
+        if not taken:
+            raise refusals[0][1]
+        for run, refusal in refusals:
+            if self._is_news(run.run_id, run.next_seq):
+                refused = f"run {run.run_id} cannot be published from seq {run.next_seq}: {refusal}"
+                self._telemetry.tell(DutyFailed("outbox.publish", refused, 0.0))
 
     def _report(self, taken: Sequence[Unpublished], ready: Sequence[Unpublished]) -> None:
         now_ms = time.time() * 1000
@@ -105,9 +138,15 @@ class Publisher:
             self._telemetry.tell(OutboxBatch(sum(len(run.events) for run in ready), max(0.0, now_ms - oldest)))
         for run in taken:
             expected = run.next_seq + len(run.events)
-            if run.gap_at is not None and (run.run_id, expected) not in self._gaps and len(self._gaps) < HINTS_MAX:
-                self._gaps.add((run.run_id, expected))  # said once: the gap stays until somebody looks
+            if run.gap_at is not None and self._is_news(run.run_id, expected):
                 self._telemetry.tell(OutboxGap(run.run_id, expected, run.gap_at))
+
+    def _is_news(self, run_id: str, seq: int) -> bool:
+        """Whether this run was not yet said to be stuck here: it stays so until somebody looks."""
+        if (run_id, seq) in self._stuck or len(self._stuck) >= HINTS_MAX:
+            return False
+        self._stuck.add((run_id, seq))
+        return True
 
     def _fit(self, ready: Sequence[Unpublished]) -> None:
         events = sum(len(run.events) for run in ready)
@@ -121,3 +160,7 @@ class Publisher:
         self._looked_twice = again
         if again:
             asyncio.get_running_loop().call_later(HELD_RETRY_SECONDS, self.hint, again)
+
+
+def _handed(run: Unpublished) -> Published:
+    return Published(run.run_id, run.last_seq, run.events)
