@@ -113,8 +113,8 @@ def test_a_field_on_a_type_that_does_not_carry_it_is_refused_by_schema_and_model
     "change",
     [
         {"seq": 0}, {"seq": -1}, {"seq": "1"}, {"seq": 1.5}, {"seq": 2**63}, {"ts": -1}, {"ts": None},
-        {"type": "Other"}, {"v": 2}, {"runId": ""}, {"runId": "-a"}, {"runId": "a" * 129}, {"name": None}, {"data": None}, {"data": []},
-        {"data": "x"}, {"extra": 1}, {"epoch": 1}, {"publishedAt": None},
+        {"type": "Other"}, {"v": 2}, {"runId": ""}, {"runId": "-a"}, {"runId": "a" * 129}, {"name": None},
+        {"data": None}, {"data": []}, {"data": "x"}, {"extra": 1}, {"epoch": 1}, {"publishedAt": None},
     ],
     ids=str,
 )  # fmt: skip
