@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pwd
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -62,11 +64,20 @@ def test_what_is_no_text_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert measure_file(tmp_path / "latin", 100) == "huge"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_unreadable(tmp_path: Path) -> None:
-    (tmp_path / "secret").write_text("x")
-    (tmp_path / "secret").chmod(0)
-    assert measure_file(tmp_path / "secret", 100) == "unreadable"
+def test_a_file_without_permission_is_unreadable() -> None:
+    """Root may read everything, so as root the file is looked at with the rights of nobody."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        secret = Path(folder) / "secret"
+        secret.write_text("x")
+        secret.chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(pwd.getpwnam("nobody").pw_uid)
+            assert measure_file(secret, 100) == "unreadable"
+        finally:
+            os.seteuid(user)
 
 
 def test_a_missing_folder_is_refused_with_what_was_found(tmp_path: Path) -> None:

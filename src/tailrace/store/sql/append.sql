@@ -48,6 +48,11 @@ with batch as (
     select step.run_id, step.key, step.seq, step.result::json
     from unnest($14::text[], $15::text[], $16::bigint[], $17::text[]) as step (run_id, key, seq, result)
     join accepted on accepted.run_id = step.run_id
+), dropped as (
+    -- An ended run is never resumed; what was kept for that has no reader any more.
+    delete from tailrace.run_steps as steps
+    using accepted
+    where steps.run_id = accepted.run_id and accepted.state is not null
 )
 select locked.id, locked.state, locked.epoch, locked.last_seq
 from locked
