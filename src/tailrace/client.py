@@ -6,15 +6,16 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx2
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tailrace.errors import ApiError, ServerUnavailable
 from tailrace.http.views import EventPage, RunList, RunView
 from tailrace.model.event import Event
+from tailrace.model.run import is_run_id
 
 RUNS = "/api/agents/runs"
 CONNECT_SECONDS = 5.0
@@ -25,6 +26,8 @@ RETRY_FIRST_SECONDS = 0.1
 RETRY_MAX_SECONDS = 5.0
 # The server's largest event with room for its other fields; a longer line is no event.
 LINE_MAX_BYTES = 32 * 2**20
+
+AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
 
 class Client:
@@ -88,11 +91,11 @@ class Client:
         if run_id is not None:
             body["runId"] = run_id
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
-        return RunView.model_validate(await self._call("POST", RUNS, body=body, headers=headers))
+        return await self._call(RunView, "POST", RUNS, body=body, headers=headers)
 
     async def get(self, run_id: str) -> RunView:
         """Return a run; errors as for ``start``."""
-        return RunView.model_validate(await self._call("GET", f"{RUNS}/{run_id}"))
+        return await self._call(RunView, "GET", _path(run_id))
 
     async def list(
         self, *, state: str | None = None, agent: str | None = None, limit: int = 50, cursor: str | None = None
@@ -100,16 +103,16 @@ class Client:
         """Return a page of runs, newest first; errors as for ``start``."""
         query = {"state": state, "agent": agent, "limit": str(limit), "cursor": cursor}
         given = {name: value for name, value in query.items() if value is not None}
-        return RunList.model_validate(await self._call("GET", RUNS, query=given))
+        return await self._call(RunList, "GET", RUNS, query=given)
 
     async def events(self, run_id: str, *, from_seq: int = 0, limit: int = 100) -> EventPage:
         """Return a page of published events with a seq above ``from_seq``; errors as for ``start``."""
         query = {"fromSeq": str(from_seq), "limit": str(limit)}
-        return EventPage.model_validate(await self._call("GET", f"{RUNS}/{run_id}/events", query=query))
+        return await self._call(EventPage, "GET", f"{_path(run_id)}/events", query=query)
 
     async def cancel(self, run_id: str) -> RunView:
         """Cancel a run and return it; errors as for ``start``."""
-        return RunView.model_validate(await self._call("POST", f"{RUNS}/{run_id}/cancel"))
+        return await self._call(RunView, "POST", f"{_path(run_id)}/cancel")
 
     async def stream(self, run_id: str, *, from_seq: int = 0) -> AsyncIterator[Event]:
         """Yield the run's events after ``from_seq``, each once and in order, up to the terminal one.
@@ -150,17 +153,18 @@ class Client:
     def _open_stream(self, run_id: str, position: int) -> Any:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(position)}
         timeout = httpx2.Timeout(self._silence_seconds, connect=CONNECT_SECONDS)
-        return self._http.stream("GET", f"{self._url}{RUNS}/{run_id}/stream", headers=headers, timeout=timeout)
+        return self._http.stream("GET", f"{self._url}{_path(run_id)}/stream", headers=headers, timeout=timeout)
 
     async def _call(
         self,
+        shape: type[AnswerT],
         method: str,
         path: str,
         *,
         body: object = None,
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    ) -> AnswerT:
         content = orjson.dumps(body) if body is not None else None
         sent = {"Content-Type": "application/json", **(headers or {})} if content is not None else headers
         try:
@@ -174,7 +178,20 @@ class Client:
             ) from error
         if response.status_code >= httpx2.codes.MULTIPLE_CHOICES:
             raise _api_error(response)
-        return orjson.loads(response.content)
+        try:
+            return shape.model_validate_json(response.content)
+        except ValidationError as error:
+            detail = f"{self._url} answered {method} {path} with something that is not Tailrace's"
+            raise ApiError(response.status_code, {"detail": detail}) from error
+
+
+def _path(run_id: str) -> str:
+    # An id that no run can have may be taken for another path on its way; the server's answer is known already.
+    if not is_run_id(run_id):
+        raise ApiError(
+            httpx2.codes.NOT_FOUND, {"status": 404, "title": "Not Found", "detail": f"there is no run {run_id[:128]!r}"}
+        )
+    return f"{RUNS}/{run_id}"
 
 
 def _api_error(response: httpx2.Response) -> ApiError:
