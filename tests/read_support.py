@@ -41,7 +41,7 @@ from tailrace.write.publisher import Publisher
 AGENT = "by-hand"
 PATIENCE_SECONDS = 20.0
 RUNS = "/api/agents/runs"
-SERVER_SCRIPT = Path(__file__).parent / "http" / "serve_reader.py"
+AGENTS = Path(__file__).parent / "http" / "agents.py"
 
 
 def custom(data: dict[str, Any] | None = None, *, name: str = "Progress", ts: int = 1_790_000_000_000) -> Draft:
@@ -329,18 +329,19 @@ async def request(
 
 
 class ServerProcess:
-    """An App with the role ``api`` in a process of its own, which can be stopped, killed and started again."""
+    """``tailrace serve`` in a process of its own, which can be stopped, killed and started again on the same port."""
 
-    def __init__(self, settings: Settings, *, roles: str = "api") -> None:
+    def __init__(self, settings: Settings, *, role: str = "api", **environment: str) -> None:
         assert settings.database_url is not None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._roles = roles
+        self._role = role
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")},
             "TAILRACE_DATABASE_URL": settings.database_url.get_secret_value(),
             "TAILRACE_DB_SCHEMA": settings.db_schema,
             "TAILRACE_LOG_LEVEL": "error",
+            **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -353,8 +354,9 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start it and return once it is ready."""
+        command = [sys.executable, "-m", "tailrace", "serve", "--app", str(AGENTS), "--port", str(self.port)]
         self._process = subprocess.Popen(
-            [sys.executable, str(SERVER_SCRIPT), str(self.port), self._roles], env=self._environment
+            [*command, "--role", self._role], env=self._environment, stdout=subprocess.DEVNULL
         )
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._ready():

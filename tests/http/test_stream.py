@@ -133,7 +133,7 @@ async def test_from_every_position_exactly_the_later_events_follow(server: Readi
         assert await server.all_of(last_event_id=str(position)) == later
     assert await server.all_of() == list(range(1, last + 1))
     for how in ({"query": f"?fromSeq={last}"}, {"last_event_id": str(last)}):
-        async with server.stream(**how) as answer:  # type: ignore[arg-type] # one name or the other
+        async with server.stream(**how) as answer:
             assert answer.status == 204
             assert await answer.rest() == b""
 
