@@ -192,6 +192,7 @@ async def test_outbox_status_shows_the_backlog(tailrace: Tailrace, database: Dat
 async def test_schema_prints_the_events_json_schema(tailrace: Tailrace) -> None:
     """It is JSON, and it is of the canonical event."""
     schema = json.loads((await tailrace("schema")).out)
+    assert json.loads((await tailrace("schema", "--json")).out) == schema
     assert list(schema["properties"]) == ["runId", "seq", "ts", "type", "v", "source", "name", "fn", "data"]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
+import orjson
 import typer
 
+from tailrace.cli.output import Json, print_json
 from tailrace.model.event import event_json_schema
 
 
-def schema() -> None:
-    """Print the JSON Schema of the canonical event."""
-    typer.echo(json.dumps(event_json_schema(), indent=2, ensure_ascii=False))
+def schema(json: Json = False) -> None:
+    """Print the JSON Schema of the canonical event; with --json on one line."""
+    if json:
+        print_json(event_json_schema())
+    else:
+        typer.echo(orjson.dumps(event_json_schema(), option=orjson.OPT_INDENT_2).decode())
