@@ -71,7 +71,8 @@ class Lease:
     """The right to append to a run.
 
     ``epoch`` rises with each acquisition and is the fence: an append with an older one is refused.
-    ``takeovers`` counts how often a worker was found dead while it held the run, ``created_at_seconds`` is Unix time.
+    ``takeovers`` counts how often a worker was found dead while it held the run, ``cancel_requested`` says that it was
+    asked to end under an earlier lease, ``created_at_seconds`` is Unix time.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class Lease:
     last_seq: int
     takeovers: int
     resumed: bool
+    cancel_requested: bool
     created_at_seconds: float
 
 

@@ -29,6 +29,7 @@ class Leases:
                 last_seq=row["last_seq"],
                 takeovers=row["takeovers"],
                 resumed=row["resumed"],
+                cancel_requested=row["cancel_requested"],
                 created_at_seconds=row["created"],
             )
             for row in rows

@@ -84,6 +84,8 @@ class Execution:
                 )
             if self.lease.resumed:
                 await self._run.trace("run.resumed")
+            if self._stopping.is_set():
+                raise asyncio.CancelledError  # asked to end before the agent was called
             value = await self._supervised()
             if self._run.cancelled:
                 return draft.run_cancelled(now_ms()), RunState.CANCELLED, None

@@ -107,6 +107,7 @@ class Run:
         :raises InvalidEvent: the result is not JSON.
         :raises EventTooLarge: the result takes more than 16 MiB as JSON.
         """
+        draft.check_name(name, "name")
         self._turns[name] += 1
         key = f"{name}#{self._turns[name]}"
         if (kept := self._kept_steps.get(key)) is not None:

@@ -52,6 +52,7 @@ class Worker:
         self._threads = Threads()
         self._executions: dict[str, Execution] = {}
         self._tasks = asyncio.TaskGroup()
+        self._in_progress: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Event()
         self._accepting.clear()
         self._renewed_at: dict[str, float] = {}
@@ -141,7 +142,11 @@ class Worker:
         execution = Execution(lease, agent, run, appender=self._appender, max_event_bytes=self._max_event_bytes)
         self._executions[lease.run_id] = execution
         self._renewed_at[lease.run_id] = claimed_at
-        self._tasks.create_task(self._execute(execution, kept_steps), name=f"run {lease.run_id}")
+        if lease.cancel_requested:
+            execution.stop("cancelled")
+        task = self._tasks.create_task(self._execute(execution, kept_steps), name=f"run {lease.run_id}")
+        self._in_progress.add(task)
+        task.add_done_callback(self._in_progress.discard)
 
     async def _execute(self, execution: Execution, kept_steps: dict[str, str]) -> None:
         lease = execution.lease
@@ -171,6 +176,9 @@ class Worker:
                     await self.jobs.wait()
             except TimeoutError:
                 continue
+        # What is left waits for Postgres; a process that was asked to stop does not.
+        for task in self._in_progress:
+            task.cancel()
         if epochs:
             try:
                 await self._leases.release(epochs)
