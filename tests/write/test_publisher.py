@@ -22,12 +22,14 @@ from tests.write_support import (
     PATIENCE_SECONDS,
     RecordingBus,
     Told,
+    add,
     claim,
     execute,
     fill,
     first_times,
     queued,
     started,
+    traces,
     until_waiting_for_a_lock,
     value,
     verified_log,
@@ -153,8 +155,6 @@ async def test_two_publishers_on_one_run_publish_it_in_order_without_a_gap(
 
 
 async def grow(events: Events, lease: Lease, count: int) -> None:
-    from tests.write_support import add, traces  # noqa: PLC0415 - used here alone
-
     for number in range(count):
         await events.append([add(lease, 2 + number, traces(1))])
 
@@ -343,7 +343,8 @@ async def test_a_gap_stops_its_run_and_is_told_once_while_the_others_go_on(
     assert (await runs.get(broken.run_id)).next_seq == 4
     await execute(
         database,
-        "insert into tailrace.run_events (run_id, seq, ts, type, source, fn) values ($1, 4, 1, 'DebugTrace', 'worker', 'x')",
+        "insert into tailrace.run_events (run_id, seq, ts, type, source, fn)"
+        " values ($1, 4, 1, 'DebugTrace', 'worker', 'x')",
         broken.run_id,
     )
     await publish_all(publisher)
