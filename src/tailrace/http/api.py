@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tailrace.errors import AgentNotFound, Fault, InvalidInput
 from tailrace.http.probes import probes
-from tailrace.http.problems import answer_with_problems
+from tailrace.http.problems import answer_with_problems, describe_problems
 from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, start_run
 from tailrace.http.services import GetServices, Services
 from tailrace.http.stream import EventStream
@@ -36,7 +36,7 @@ _STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
     204: {"description": "The run has ended and the client has everything."},
 }
 _REFUSALS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text, "content": {"application/problem+json": {}}}
+    status: {"model": Problem, "description": text}
     for status, text in {
         404: "There is no such run or agent.",
         409: "It does not fit the present state.",
@@ -66,6 +66,8 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
     if with_runs:
         api.include_router(_writing(get_services))
         api.include_router(_reading(get_services))
+    generate = api.openapi
+    api.openapi = lambda: describe_problems(generate())  # type: ignore[method-assign] # FastAPI's own way to extend it
     return api
 
 

@@ -20,6 +20,9 @@ from tailrace.telemetry import RequestFailed
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
+# A hostile request gets no longer answer than a clumsy one: this many places, and this much of each text.
+FAULTS_MAX = 20
+TEXT_MAX = 1000
 
 # The first class that fits, from the most to the least particular.
 STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
@@ -46,10 +49,12 @@ def problem(
         "type": f"urn:tailrace:problem:{kind}" if kind else "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": int(status),
-        "detail": detail,
+        "detail": detail[:TEXT_MAX],
     }
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        document["errors"] = [{"pointer": fault.pointer, "detail": fault.detail} for fault in faults]
+        document["errors"] = [
+            {"pointer": fault.pointer[:TEXT_MAX], "detail": fault.detail[:TEXT_MAX]} for fault in faults[:FAULTS_MAX]
+        ]
     return Response(orjson.dumps(document), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -86,6 +91,25 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
         return problem(
             HTTPStatus.INTERNAL_SERVER_ERROR, "an unforeseen error; the server's log has it as request.failed"
         )
+
+
+def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
+    """Correct what FastAPI writes into the OpenAPI document about refusals, and return the document.
+
+    It gives every answer the media type of the good one, and names refusals of its own that are never sent.
+    """
+    for item in document["paths"].values():
+        for operation in item.values():
+            answers = operation["responses"]
+            for status in [status for status in answers if int(status) >= HTTPStatus.BAD_REQUEST]:
+                content = answers[status].get("content", {})
+                if "HTTPValidationError" in str(content):
+                    del answers[status]
+                elif "application/json" in content:
+                    answers[status]["content"] = {MEDIA_TYPE: content["application/json"]}
+    for name in ("HTTPValidationError", "ValidationError"):
+        document.get("components", {}).get("schemas", {}).pop(name, None)
+    return document
 
 
 def _pointer(location: Sequence[object]) -> str:

@@ -56,8 +56,8 @@ def start_run(document: object) -> StartRun:
         return StartRun.model_validate(document)
     except ValidationError as error:
         faults = [
-            Fault("".join(f"/{part}" for part in found["loc"]), found["msg"])
-            for found in error.errors(include_url=False)
+            Fault("".join(f"/{_escaped(part)}" for part in found["loc"]), found["msg"])
+            for found in error.errors(include_url=False, include_context=False, include_input=False)
         ]
         raise InvalidInput(f"the body is not acceptable: {faults[0].pointer} {faults[0].detail}", faults) from None
 
@@ -81,6 +81,10 @@ def check_idempotency_key(key: str | None) -> str | None:
         "the Idempotency-Key is not acceptable",
         [Fault("/Idempotency-Key", "must be 1 to 255 visible ASCII characters, without spaces")],
     )
+
+
+def _escaped(part: int | str) -> str:
+    return str(part).replace("~", "~0").replace("/", "~1")
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
