@@ -99,10 +99,13 @@ async def fill(events: Events, lease: Lease, count: int, *, ends: bool = False) 
 
 
 async def verified_log(database: Database, run_id: str) -> list[StoredEvent]:
-    """Return a run's log after comparing it with invariants 1, 2 and 4 of the contract."""
-    run = (await fetch(database, "select * from tailrace.runs where id = $1", run_id))[0]
-    rows = await fetch(database, "select * from tailrace.run_events where run_id = $1 order by seq", run_id)
-    next_seq = await value(database, "select next_seq from tailrace.run_outbox where run_id = $1", run_id)
+    """Return a run's log after comparing it with invariants 1, 2 and 4 of the contract, as they were at one moment."""
+    schema = f'"{database.schema}"'
+    async with database.connection() as connection, connection.transaction(isolation="repeatable_read"):
+        run = await connection.fetchrow(f"select * from {schema}.runs where id = $1", run_id)
+        rows = await connection.fetch(f"select * from {schema}.run_events where run_id = $1 order by seq", run_id)
+        next_seq = await connection.fetchval(f"select next_seq from {schema}.run_outbox where run_id = $1", run_id)
+    assert run is not None
     assert [row["seq"] for row in rows] == list(range(1, run["last_seq"] + 1))
     assert rows[0]["type"] == EventType.RUN_STARTED
     terminal = [row for row in rows if row["type"] in TERMINAL_TYPES]
