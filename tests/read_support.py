@@ -352,12 +352,14 @@ class ServerProcess:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
+    def command(self) -> list[str]:
+        """Return what is executed."""
+        serve = [sys.executable, "-m", "tailrace", "serve", "--app", str(AGENTS)]
+        return [*serve, "--port", str(self.port), "--role", self._role]
+
     def start(self) -> None:
         """Start it and return once it is ready."""
-        command = [sys.executable, "-m", "tailrace", "serve", "--app", str(AGENTS), "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [*command, "--role", self._role], env=self._environment, stdout=subprocess.DEVNULL
-        )
+        self._process = subprocess.Popen(self.command(), env=self._environment, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._ready():
             assert self._process.poll() is None, f"the server ended with {self._process.returncode} at its start"

@@ -1,0 +1,156 @@
+"""A real browser's ``EventSource``, which reconnects by itself and gives up for ever on any answer it does not like."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from playwright.async_api import Page, async_playwright
+
+from tailrace.bus.local_first import LocalFirst
+from tailrace.bus.postgres import PostgresBus
+from tailrace.settings import Settings
+from tailrace.store.database import Database
+from tailrace.store.doorbell import Doorbell
+from tailrace.telemetry import Telemetry
+from tests.read_support import PATIENCE_SECONDS, HandWrittenRun, ServerProcess, publish_all, until
+
+ARGUMENTS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+HOST = Path(__file__).parent / "host.py"
+FOLLOW = """
+(url) => {
+    window.seen = [];
+    window.source = new EventSource(url);
+    window.source.onmessage = (message) => {
+        const event = JSON.parse(message.data);
+        if (message.lastEventId !== String(event.seq)) throw new Error(`id ${message.lastEventId}, seq ${event.seq}`);
+        window.seen.push(event.seq);
+    };
+}
+"""
+CLOSED = "() => window.source.readyState === EventSource.CLOSED"
+
+
+class HostProcess(ServerProcess):
+    """A FastAPI application of a user that mounts Tailrace and serves a page beside it, in a process of its own."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, str(HOST), str(self.port)]
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    executable = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
+    if executable is None:
+        pytest.skip("no chromium on PATH or in /usr/bin: apt-get install chromium")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        try:
+            yield await browser.new_page()
+        finally:
+            await browser.close()
+
+
+@pytest.fixture
+def host(settings: Callable[..., Settings]) -> Iterator[HostProcess]:
+    with HostProcess(settings()) as started:
+        yield started
+
+
+@pytest.fixture
+def bus(database: Database) -> LocalFirst:
+    """The bus as the process of the outbox has it."""
+    return LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
+
+
+async def follow(page: Page, host: HostProcess, query: str = "") -> None:
+    await page.goto(f"{host.url}/page")
+    await page.evaluate(FOLLOW, f"/tailrace/api/agents/runs/r/stream{query}")
+
+
+async def seen_upto(page: Page, seq: int) -> list[int]:
+    await page.wait_for_function("(seq) => window.seen.includes(seq)", arg=seq, timeout=PATIENCE_SECONDS * 1000)
+    seen: list[int] = await page.evaluate("window.seen")
+    return seen
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+async def test_a_browser_follows_a_run_through_a_restart_of_the_server(
+    page: Page, host: HostProcess, database: Database, bus: LocalFirst, how: str
+) -> None:
+    """The server ends or dies in the midst of a run and comes back on the same port: the page has each event exactly
+    once and in order, and after the terminal event the `EventSource` is told to stop by 204 and is closed.
+    """
+    statuses: list[int] = []
+    _note_statuses(page, statuses)
+    run = await HandWrittenRun.start(database, "r")
+    await run.append_many(20)
+    await publish_all(database, bus)
+    # The URL keeps its position for ever; what the browser has had meanwhile goes in Last-Event-ID and wins.
+    await follow(page, host, "?fromSeq=1")
+    assert await seen_upto(page, 21) == list(range(2, 22))
+    await asyncio.to_thread(getattr(host, how))
+    await run.append_many(20)
+    await publish_all(database, bus)
+    await asyncio.to_thread(host.start)
+    assert await seen_upto(page, 41) == list(range(2, 42))
+    await run.append_many(20)
+    await publish_all(database, bus)
+    assert await seen_upto(page, 61) == list(range(2, 62))
+    await run.finish()
+    await publish_all(database, bus)
+    await page.wait_for_function(CLOSED, timeout=PATIENCE_SECONDS * 1000)
+    assert await page.evaluate("window.seen") == list(range(2, 63))
+    assert statuses[-1] == 204
+    assert set(statuses[:-1]) == {200}
+
+
+async def test_a_browser_that_comes_to_a_run_that_has_ended_gets_all_of_it_and_stops(
+    page: Page, host: HostProcess, database: Database, bus: LocalFirst
+) -> None:
+    """Line separators in the data and names included; no event type is named, so `onmessage` sees every one."""
+    run = await HandWrittenRun.start(database, "r")
+    await run.append_many(600, {"text": "a\u2028b\r\nc\n\nid: 7\ndata: x"})
+    await run.finish()
+    await publish_all(database, bus)
+    await follow(page, host)
+    await page.wait_for_function(CLOSED, timeout=PATIENCE_SECONDS * 1000)
+    assert await page.evaluate("window.seen") == list(range(1, 603))
+
+
+async def test_a_browser_asked_to_come_again_comes_again(
+    page: Page, settings: Callable[..., Settings], database: Database, bus: LocalFirst
+) -> None:
+    """One stream is allowed and taken: the second page is answered 200 with `retry:`, stays, and is let in later."""
+    run = await HandWrittenRun.start(database, "r")
+    await publish_all(database, bus)
+    with HostProcess(settings(), TAILRACE_MAX_STREAMS="1") as host:
+        answers: list[int] = []
+        async with httpx2.AsyncClient() as http:
+            path = f"{host.url}/tailrace/api/agents/runs/r/stream"
+            async with http.stream("GET", path) as first:
+                pieces = first.aiter_bytes()
+                await anext(pieces)
+                page.on(
+                    "response", lambda response: answers.append(response.status) if "/stream" in response.url else None
+                )
+                await follow(page, host)
+                await until(lambda: answers == [200], "the page was answered")
+                assert await page.evaluate("window.source.readyState !== EventSource.CLOSED")
+                assert await page.evaluate("window.seen") == []
+        await run.finish()
+        await publish_all(database, bus)
+        await page.wait_for_function(CLOSED, timeout=PATIENCE_SECONDS * 1000)
+        assert await page.evaluate("window.seen") == [1, 2]
+
+
+def _note_statuses(page: Page, statuses: list[int]) -> None:
+    page.on("response", lambda answer: statuses.append(answer.status) if "/stream" in answer.url else None)

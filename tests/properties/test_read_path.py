@@ -1,0 +1,266 @@
+"""The read path as a state machine over a real database: any interleaving of writing, publishing, following, losing,
+repeating, reordering, leaving and coming back.
+
+Rules run in a loop that the machine keeps, and the clients are tasks in it, so that they also advance in the midst of
+other rules' statements.  No client has a heartbeat: what wakes it is news, a tail check, or a fill, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, TypeVar
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tailrace.read import follow as following
+from tailrace.read import hub as hubs
+from tailrace.read.channel import Channel
+from tailrace.store.database import Database
+from tailrace.store.events import Events
+from tailrace.store.outbox import Outbox
+from tailrace.telemetry import Telemetry
+from tailrace.write.publisher import Publisher
+from tests.read_support import HandWrittenRun, LossyBus
+
+T = TypeVar("T")
+CLIENTS = 3
+HEALING_SECONDS = 5.0
+_client = st.integers(0, CLIENTS - 1)
+_RUN_IDS = itertools.count()
+
+
+class TinyChannel(Channel):
+    """A ring so small that every client leaves it again and again."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(run_id, ring_max_frames=2)
+
+
+class Client:
+    """What one client has processed, in order, over all its connections."""
+
+    def __init__(self) -> None:
+        self.seqs: list[int] = []
+        self.connection: asyncio.Task[None] | None = None
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    @property
+    def position(self) -> int:
+        return self.seqs[-1] if self.seqs else 0
+
+    async def connect(self, hub: hubs.Hub, events: Events, run_id: str) -> None:
+        async with hub.watch(run_id) as (watched, tail):
+            if tail.ended and self.position >= tail.last_seq:
+                return  # Over HTTP: 204.
+            async for chunk in following.follow(watched, events, self.position, heartbeat_seconds=3600):
+                for line in chunk.text.split(b"\n"):
+                    if line.startswith(b"id: "):
+                        self.seqs.append(int(line[4:]))
+                await self.reads.wait()
+
+
+class ReadPath(RuleBasedStateMachine):
+    """Its invariant: every client has exactly 1..k, in order.  At the end each has everything and its stream ended."""
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stack = ExitStack()
+        self._runner = self._stack.enter_context(asyncio.Runner())
+        self._stack.enter_context(patch.object(hubs, "Channel", TinyChannel))
+        self._stack.enter_context(patch.object(hubs, "FILL_MAX_EVENTS", 3))
+        self._stack.enter_context(patch.object(following, "FIRST_PAGE_EVENTS", 2))
+        self._stack.enter_context(patch.object(following, "CHUNK_MAX_FRAMES", 2))
+        self.clients = [Client() for _ in range(CLIENTS)]
+        self.ended = False
+
+    @initialize()
+    def begin(self) -> None:
+        self._do(self._begin())
+
+    async def _begin(self) -> None:
+        self.database = Database(self.url, schema="tailrace", tx_timeout_ms=5000)
+        await self.database.open()
+        self.events = Events(self.database)
+        self.bus = LossyBus()
+        self.hub = hubs.Hub(self.bus, self.events)
+        self.publisher = Publisher(Outbox(self.database), self.bus, Telemetry(), bus_timeout_seconds=5)
+        self.run = await HandWrittenRun.start(self.database, f"property-{next(_RUN_IDS)}")
+
+    # -- writing and publishing --
+
+    @precondition(lambda self: not self.ended)
+    @rule(count=st.integers(1, 7))
+    def append(self, count: int) -> None:
+        self._do(self.run.append_many(count))
+
+    @precondition(lambda self: not self.ended)
+    @rule()
+    def finish(self) -> None:
+        self._do(self.run.finish())
+        self.ended = True
+
+    @rule()
+    def publish(self) -> None:
+        self._do(self._publish())
+
+    async def _publish(self) -> None:
+        self.publisher.hint([self.run.id])
+        while await self.publisher.publish_once():
+            pass
+
+    # -- the bus --
+
+    @precondition(lambda self: self.bus.kept)
+    @rule(data=st.data(), without_events=st.booleans(), again=st.booleans())
+    def let_through(self, data: st.DataObject, *, without_events: bool, again: bool) -> None:
+        """Any message that is on its way, in any order, as a doorbell or with its events, once or again later."""
+        index = data.draw(st.integers(0, len(self.bus.kept) - 1))
+        message = self.bus.kept[index] if again else self.bus.kept.pop(index)
+        self._do(self.bus.let_through(message._replace(events=()) if without_events else message))
+
+    @precondition(lambda self: self.bus.kept)
+    @rule()
+    def lose(self) -> None:
+        self.bus.kept.clear()
+
+    # -- the hub's duties --
+
+    @rule()
+    def check_tails(self) -> None:
+        self._do(self.hub.check_tails_once())
+
+    @rule()
+    def fill(self) -> None:
+        self._do(self.hub.fill_once())
+
+    @rule()
+    def fill_and_publish_at_once(self) -> None:
+        self._do(self._both())
+
+    async def _both(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.hub.fill_once())
+            tasks.create_task(self._publish())
+            tasks.create_task(self.hub.check_tails_once())
+
+    # -- the clients --
+
+    @rule(which=_client)
+    def connect(self, which: int) -> None:
+        """Begin, or come back from the last event processed; an open connection is left as it is."""
+        self._do(self._connect(self.clients[which]))
+
+    async def _connect(self, client: Client) -> None:
+        if client.connection is None or client.connection.done():
+            client.connection = asyncio.create_task(client.connect(self.hub, self.events, self.run.id))
+
+    @rule(which=_client)
+    def disconnect(self, which: int) -> None:
+        self._do(self._disconnect(self.clients[which]))
+
+    async def _disconnect(self, client: Client) -> None:
+        if client.connection is not None:
+            client.connection.cancel()
+            await asyncio.wait({client.connection})
+            if not client.connection.cancelled():
+                client.connection.result()
+
+    @rule(which=_client)
+    def stop_reading(self, which: int) -> None:
+        self.clients[which].reads.clear()
+
+    @rule(which=_client)
+    def read_on(self, which: int) -> None:
+        self.clients[which].reads.set()
+
+    # -- what must hold --
+
+    @invariant()
+    def each_client_has_each_event_once_and_in_order(self) -> None:
+        for client in self.clients:
+            assert client.seqs == list(range(1, len(client.seqs) + 1))
+
+    @invariant()
+    def no_connection_has_failed(self) -> None:
+        for client in self.clients:
+            if client.connection is not None and client.connection.done() and not client.connection.cancelled():
+                client.connection.result()
+
+    def teardown(self) -> None:
+        """Heal everything: each client that comes gets all there is, and its stream ends by itself."""
+        with self._stack:
+            if not hasattr(self, "run"):
+                return
+            try:
+                self._do(self._heal())
+            finally:
+                self._do(self._close())
+
+    async def _heal(self) -> None:
+        if not self.ended:
+            await self.run.finish()
+        await self._publish()
+        for client in self.clients:
+            client.reads.set()
+            await self._connect(client)
+        await self.hub.check_tails_once()
+        filling = asyncio.create_task(self._fill_when_asked())
+        connections = [client.connection for client in self.clients if client.connection is not None]
+        _, waiting = await asyncio.wait(connections, timeout=HEALING_SECONDS)
+        filling.cancel()
+        held = [(client.position, client.connection in waiting) for client in self.clients]
+        assert not waiting, f"the run ends at {self.run.last_seq}; (position, waiting) are {held}"
+        for client in self.clients:
+            assert client.seqs == list(range(1, self.run.last_seq + 1))
+        assert self.hub.watched_runs == 0
+        assert self.bus._watched == set()
+
+    async def _fill_when_asked(self) -> None:
+        while True:
+            await self.hub.fill_once()
+            if not self.hub._to_fill:
+                await self.hub.fill.wait()
+                self.hub.fill.clear()
+
+    async def _close(self) -> None:
+        for client in self.clients:
+            await self._disconnect(client)
+        await self.database.close()
+
+    def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(coroutine)
+
+
+def test_every_client_gets_every_event_once_and_in_order_in_any_interleaving(tailrace_database: str) -> None:
+    """Whatever the bus loses, repeats or reorders, whoever leaves and comes back (the contract's invariants 4, 5)."""
+
+    class Here(ReadPath):
+        url = tailrace_database
+
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=50,
+            stateful_step_count=30,
+            deadline=None,
+            # A failure is a wait that does not end: to shrink it would take as many such waits.
+            phases=[Phase.explicit, Phase.reuse, Phase.generate],
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )
