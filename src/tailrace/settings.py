@@ -27,7 +27,9 @@ BUS_SCHEMES = ("postgres", "memory")
 class Settings(BaseSettings):
     """Options of one Tailrace process; every field is ``TAILRACE_<NAME>`` in the environment."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, env_ignore_empty=True
+    )
 
     database_url: Annotated[
         SecretStr | None,

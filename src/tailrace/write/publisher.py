@@ -23,7 +23,7 @@ from tailrace.telemetry import DutyFailed, EventsPublished, OutboxAdvanced, Outb
 
 BATCH_MAX_RUNS = 100
 # Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
-# that a pass never reads much more than this many bytes.
+# that a pass reads about this many bytes.
 RUN_MAX_EVENTS = 200
 PASS_BYTES = 8 * 2**20
 # More hints than this are forgotten for one look at everything.
@@ -85,6 +85,8 @@ class Publisher:
                 if ready:
                     ready = await self._hand_over(ready)
                     more = await transaction.advance(ready)
+                if stuck := {run.run_id for run in taken} - {run.run_id for run in ready}:
+                    await transaction.defer(sorted(stuck))
             self._report(taken, ready)
             self._fit(ready)
             if more:

@@ -40,6 +40,7 @@ create index runs_queue on tailrace.runs (created_at, id) where state = 'queued'
 create index runs_leases on tailrace.runs (lease_until) where state = 'started';
 -- Lists, newest first.
 create index runs_newest on tailrace.runs (created_at desc, id desc);
+create index runs_newest_of_state on tailrace.runs (state, created_at desc, id desc);
 create index runs_newest_of_agent on tailrace.runs (agent, created_at desc, id desc);
 
 -- A run moves queued -> started -> one terminal state, and a terminal state never changes.

@@ -1,7 +1,7 @@
 -- Lock the outbox rows of runs with events to publish and read those events, in order.
 --
--- $1: most runs; $2: most events a run, so that a flooding run
--- does not starve the others.
+-- $1: most runs; $2: most events a run, so that a flooding run does not starve the others; $3: about how many bytes of
+-- data a run, but always its first event.
 with taken as (
     select outbox.run_id, outbox.next_seq
     from tailrace.run_outbox as outbox
@@ -15,10 +15,13 @@ with taken as (
 select event.run_id, event.seq, event.ts, event.type, event.name, event.fn, event.data, taken.next_seq
 from taken
 cross join lateral (
-    select events.run_id, events.seq, events.ts, events.type, events.name, events.fn, events.data
+    select
+        events.run_id, events.seq, events.ts, events.type, events.name, events.fn, events.data,
+        sum(octet_length(events.data::text)) over (order by events.seq rows unbounded preceding) as bytes
     from tailrace.run_events as events
     where events.run_id = taken.run_id and events.seq >= taken.next_seq
     order by events.seq
     limit $2
 ) as event
+where event.bytes is null or event.bytes <= $3 or event.seq = taken.next_seq
 order by event.run_id, event.seq

@@ -9,10 +9,13 @@ with taken as (
 select event.run_id, event.seq, event.ts, event.type, event.name, event.fn, event.data, taken.next_seq
 from taken
 cross join lateral (
-    select events.run_id, events.seq, events.ts, events.type, events.name, events.fn, events.data
+    select
+        events.run_id, events.seq, events.ts, events.type, events.name, events.fn, events.data,
+        sum(octet_length(events.data::text)) over (order by events.seq rows unbounded preceding) as bytes
     from tailrace.run_events as events
     where events.run_id = taken.run_id and events.seq >= taken.next_seq
     order by events.seq
     limit $3
 ) as event
+where event.bytes is null or event.bytes <= $4 or event.seq = taken.next_seq
 order by event.run_id, event.seq
