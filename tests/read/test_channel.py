@@ -87,6 +87,9 @@ def test_a_watcher_gets_each_event_once_and_in_order_whatever_the_bus_does(
             before = channel.head
             apply(channel, kind, number, length)
             assert channel.head >= before, "what is published was taken back"
+            # Two are awake and look at once; the others look when they are told to.
+            for watcher in watchers[:2]:
+                watcher.look(channel)
     channel.learn(LAST)
     while channel.missing is not None:
         apply(channel, "fill", 3, 0)
