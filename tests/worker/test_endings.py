@@ -262,3 +262,24 @@ async def test_many_runs_at_once_all_end_with_a_log_of_their_own(database: Datab
             data = [json.loads(event.data) for event in log if event.data is not None]
             assert data == [{"run": run_id, "n": number} for number in range(4)]
         assert sorted(job.run_id for job in app.told.of(JobStarted)) == sorted(ids)
+
+
+async def test_an_agent_that_finishes_while_its_worker_stops_has_finished(
+    database: Database, settings: MakeSettings
+) -> None:
+    """Its end is written by the stopping worker, not thrown away for another to repeat."""
+    begun = asyncio.Event()
+
+    async def agent(_run: tailrace.Run) -> str:
+        begun.set()
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            return "just in time"
+        return "never"
+
+    async with running(settings(), agent) as app:
+        run_id = await app.start()
+        await begun.wait()
+    log = await verified_log(database, run_id)
+    assert types(log) == ["RunStarted", "RunFinished"]

@@ -50,7 +50,6 @@ class Execution:
         self._run = run
         self._appender = appender
         self._max_event_bytes = max_event_bytes
-        self._task: asyncio.Future[Any] | None = None
         self._stop_reason: StopReason | None = None
         self._stopping = asyncio.Event()
 
@@ -66,8 +65,10 @@ class Execution:
         """Run the agent to its end; return a terminal state, ``lease-lost`` or ``released``."""
         try:
             terminal, state, output = await self._outcome()
-            if self._stop_reason in ("lease-lost", "released"):
-                return self._stop_reason
+            if self._stop_reason == "lease-lost" or (
+                self._stop_reason == "released" and state is not RunState.FINISHED
+            ):
+                return self._stop_reason  # A stopping worker writes an agent's own end, not what stopping made of it.
             await self._appender.append(self._run.log, [terminal], state=state, output=output)
         except LeaseLost:
             return "lease-lost"
