@@ -18,7 +18,17 @@ import tailrace
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tests.http.agents import app as agents
-from tests.read_support import RUNS, HandWrittenRun, Reading, execute, publish_all, reading, request, serving
+from tests.read_support import (
+    PATIENCE_SECONDS,
+    RUNS,
+    HandWrittenRun,
+    Reading,
+    execute,
+    publish_all,
+    reading,
+    request,
+    serving,
+)
 
 DEEP = 65
 REFUSED_BODIES: dict[str, tuple[bytes, str]] = {
@@ -337,6 +347,10 @@ async def test_show_has_every_field_and_times_in_utc(settings: Callable[..., Set
             await client.start(name, given, run_id=name)
             async for _ in client.stream(name):
                 pass
+        # Events reach the streams before the outbox has committed that it published them.
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while (await tailrace_app.services().outbox.backlog())[0]:
+                pass
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}{RUNS}") as http:
             done, failed = (await http.get("/echo")).json(), (await http.get("/fail")).json()
     required = {
@@ -577,7 +591,12 @@ async def test_every_metric_of_the_contract_is_there_and_moves(
             for name in ("echo", "fail"):
                 async for _ in client.stream(name):
                     pass
-            found = _metrics((await http.get("/metrics")).text)
+            # Events reach the streams before the outbox has committed and counted that it published them.
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while True:
+                    found = _metrics((await http.get("/metrics")).text)
+                    if found["tailrace_events_published_total"] == found["tailrace_events_persisted_total"]:
+                        break
     assert found["tailrace_runs_started_total"] == 3
     for state in ("finished", "failed", "cancelled"):
         assert found[f'tailrace_runs_finished_total{{state="{state}"}}'] == 1
