@@ -77,6 +77,10 @@ class Folder:
         for place in (self.path, *outside):
             shutil.rmtree(place, ignore_errors=True)
         until(lambda: not any(map(is_alive, processes)), "the server has stopped as its folder was removed")
+        # What it still wrote meanwhile; the next test may use the same name.
+        for place in (self.path, *outside):
+            if place.exists():
+                shutil.rmtree(place)
 
 
 @pytest.fixture(scope="session")
