@@ -29,7 +29,7 @@ async def fresh_runs(url: str) -> AsyncIterator[tuple[Database, list[str]]]:
         await upgrade(database)
         ids = [f"run-{index:04d}" for index in range(RUNS)]
         for run_id in ids:
-            await database.value("run_create", run_id, "bench", None, None, None, 1_790_000_000_000)
+            await database.value("run_create", run_id, "bench", None, None, None, 1_790_000_000_000, "default")
         await database.rows("lease_claim", "bench", ["bench"], RUNS, 3600.0)
         yield database, ids
         async with database.connection() as connection:

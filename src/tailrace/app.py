@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tailrace import __version__
 from tailrace.errors import NotStarted, UsageError
 from tailrace.http.api import build_api
+from tailrace.http.gate import Gate
 from tailrace.http.services import Services
 from tailrace.model.draft import check_name
 from tailrace.model.run import AGENT_NAME_MAX
@@ -90,7 +91,7 @@ class App:
         """Run some roles of the App inside the block; ``lifespan`` runs all."""
         if self._services is not None:
             raise UsageError("this App runs already; one process starts it once")
-        settings = self._settings or load_settings()
+        settings = self.settings()
         async with run_roles(settings, self._agents, roles) as services:
             self._services = services
             try:
@@ -102,14 +103,23 @@ class App:
         """Return the HTTP API as an ASGI application, to be mounted, or to be served by itself.
 
         Served by itself it starts and stops the App through ASGI's lifespan; mounted, the host's lifespan must.
+
+        It asks for keys where ``TAILRACE_API_KEYS_FILE`` names them.  Without, whoever reaches it may do everything,
+        and unlike ``tailrace serve`` it does not check the ``Host``: which names and users it serves is for the
+        application it is mounted in to say.  It does refuse what a browser sends for another site's page.
         """
         api = build_api(self.services, version=__version__, with_runs="api" in roles)
         api.router.lifespan_context = lambda _app: self.running(roles)
+        gate = Gate(api, self.services)
 
         async def tailrace_asgi(scope: Scope, receive: Receive, send: Send) -> None:
-            await api(scope, receive, send)
+            await gate(scope, receive, send)
 
         return tailrace_asgi
+
+    def settings(self) -> Settings:
+        """Return the settings it was given, or those of the environment; raise ``SettingsError`` as ``lifespan``."""
+        return self._settings or load_settings()
 
     def services(self) -> Services:
         """Return the running parts, or raise ``NotStarted``."""

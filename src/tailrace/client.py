@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,8 +13,8 @@ import httpx2
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from tailrace.errors import ApiError, ServerUnavailable
-from tailrace.http.views import EventPage, RunList, RunView
+from tailrace.errors import ApiError, ServerUnavailable, UsageError
+from tailrace.http.views import EventPage, RunList, RunView, StreamToken
 from tailrace.model.event import Event
 from tailrace.model.run import is_run_id
 
@@ -26,6 +27,8 @@ RETRY_FIRST_SECONDS = 0.1
 RETRY_MAX_SECONDS = 5.0
 # The server's largest event with room for its other fields; a longer line is no event.
 LINE_MAX_BYTES = 32 * 2**20
+_KEY = re.compile(r"[\x21-\x7e]+\Z")
+_USER = re.compile(r"(?<=//)[^/@]*@")
 
 AnswerT = TypeVar("AnswerT", bound=BaseModel)
 
@@ -41,6 +44,7 @@ class Client:
                 print(event.seq, event.type)
 
     :param url: the server's root, with the prefix it is mounted under if it is.
+    :param api_key: sent as ``Authorization: Bearer …``; a server without credentials does not look at it.
     :param transport: another way to reach it than TCP, such as ``httpx2.AsyncHTTPTransport(uds=…)``.
     :param silence_seconds: a stream that is silent for longer is connected anew; above the server's heartbeat.
     """
@@ -49,13 +53,19 @@ class Client:
         self,
         url: str,
         *,
+        api_key: str | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
+        if api_key is not None and not _KEY.match(api_key):
+            raise UsageError("the API key has characters that no key has; is there a space or a line break in it?")
         self._url = url.rstrip("/")
         self._silence_seconds = silence_seconds
         self._http = httpx2.AsyncClient(
-            transport=transport, timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS), follow_redirects=False
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+            transport=transport,
+            timeout=httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            follow_redirects=False,
         )
 
     async def __aenter__(self) -> Self:
@@ -114,6 +124,10 @@ class Client:
         """Cancel a run and return it; errors as for ``start``."""
         return await self._call(RunView, "POST", f"{_path(run_id)}/cancel")
 
+    async def stream_token(self, run_id: str) -> StreamToken:
+        """Return a token for a browser's ``EventSource``, as `…/stream?token=`; errors as for ``start``."""
+        return await self._call(StreamToken, "POST", f"{_path(run_id)}/stream-token")
+
     async def stream(self, run_id: str, *, from_seq: int = 0) -> AsyncIterator[Event]:
         """Yield the run's events after ``from_seq``, each once and in order, up to the terminal one.
 
@@ -150,6 +164,11 @@ class Client:
             delay = min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2 ** min(failures - 1, 10))
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - spreads clients out, guards nothing
 
+    @property
+    def _address(self) -> str:
+        """The URL without the user and the password that may stand in it."""
+        return _USER.sub("", self._url)
+
     def _open_stream(self, run_id: str, position: int) -> Any:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(position)}
         timeout = httpx2.Timeout(self._silence_seconds, connect=CONNECT_SECONDS)
@@ -174,14 +193,14 @@ class Client:
         except (httpx2.HTTPError, OSError) as error:
             found = str(error) or type(error).__name__
             raise ServerUnavailable(
-                f"could not reach Tailrace at {self._url}: {found}. Is `tailrace serve` running?"
+                f"could not reach Tailrace at {self._address}: {found}. Is `tailrace serve` running?"
             ) from error
         if response.status_code >= httpx2.codes.MULTIPLE_CHOICES:
             raise _api_error(response)
         try:
             return shape.model_validate_json(response.content)
         except ValidationError as error:
-            detail = f"{self._url} answered {method} {path} with something that is not Tailrace's"
+            detail = f"{self._address} answered {method} {path} with something that is not Tailrace's"
             raise ApiError(response.status_code, {"detail": detail}) from error
 
 

@@ -9,6 +9,11 @@
     │   ├── InvalidPosition        a stream position that is not a whole number in range
     │   └── IdempotencyConflict    the same key came with another body
     ├── BodyTooLarge               a request body is over the limit
+    ├── AccessRefused              a request may not do what it asks
+    │   ├── NotAuthenticated       no key or token that counts came with it
+    │   ├── ScopeMissing           its key has not the scope
+    │   ├── KeyMisplaced           a key stands where it must not: in the URL, or twice
+    │   └── CrossSiteRefused       a browser sent it for another site
     ├── NotFound
     │   ├── RunNotFound
     │   └── AgentNotFound
@@ -87,6 +92,26 @@ class IdempotencyConflict(InvalidInput):
 
 class BodyTooLarge(TailraceError):
     """A request body is over the limit."""
+
+
+class AccessRefused(TailraceError):
+    """A request may not do what it asks."""
+
+
+class NotAuthenticated(AccessRefused):
+    """No key or token came with the request, or one that does not count."""
+
+
+class ScopeMissing(AccessRefused):
+    """The key is good, and has not the scope that the call needs."""
+
+
+class KeyMisplaced(AccessRefused):
+    """A key stands in the URL, where logs keep it, or the ``Authorization`` header came twice."""
+
+
+class CrossSiteRefused(AccessRefused):
+    """A browser sent the request for a page of another site."""
 
 
 class NotFound(TailraceError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from tailrace import local
+from tailrace.access.credentials import Credentials, FileCredentials
 from tailrace.bus.bus import Bus
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.memory import MemoryBus
@@ -79,6 +80,7 @@ async def run_roles(
     """Run the given roles in this process inside the block.
 
     :raises SchemaMismatch: the database is behind or ahead of this code.
+    :raises SettingsError: the settings do not fit the roles, or the keys file cannot be used.
     """
     metrics = PrometheusExporter()
     logs = LogExporter(level=settings.log_level, log_events=settings.log_events)
@@ -87,12 +89,22 @@ async def run_roles(
         raise SettingsError(
             "TAILRACE_BUS_URL=memory:// serves one process with all roles; use postgres:// to split them"
         )
+    credentials = _credentials(settings, telemetry)
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(open_database(settings))
         await require_current(database)
-        parts = _Parts(settings, database, telemetry, metrics, agents)
+        parts = _Parts(settings, database, telemetry, metrics, agents, credentials)
         await stack.enter_async_context(parts.running(roles))
         yield parts.services
+
+
+def _credentials(settings: Settings, telemetry: Telemetry) -> Credentials:
+    token_seconds, resume_seconds = settings.stream_token_seconds, settings.stream_token_resume_seconds
+    if settings.api_keys_file is None:
+        return Credentials(token_seconds=token_seconds, resume_seconds=resume_seconds)
+    return FileCredentials(
+        settings.api_keys_file, telemetry, token_seconds=token_seconds, resume_seconds=resume_seconds
+    )
 
 
 class _Parts:
@@ -105,6 +117,7 @@ class _Parts:
         telemetry: Telemetry,
         metrics: PrometheusExporter,
         agents: Mapping[str, Agent],
+        credentials: Credentials,
     ) -> None:
         self._settings = settings
         self._agents = agents
@@ -131,6 +144,7 @@ class _Parts:
             telemetry=telemetry,
             metrics=metrics,
             agents=agents.keys(),
+            credentials=credentials,
         )
 
     def _choose_bus(self) -> Bus:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tailrace.errors import SettingsError
 
 PREFIX = "TAILRACE_"
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 ENV_FILE = Path(".env")
 BUS_SCHEMES = ("postgres", "memory")
+# Their values are never repeated, in no error.
+SECRETS = frozenset({"database_url", "api_key"})
 
 
 class Settings(BaseSettings):
@@ -81,6 +85,36 @@ class Settings(BaseSettings):
         float,
         Field(gt=0, le=86_400, description="Age at which a stream is ended for its client to resume, in seconds."),
     ] = 600
+    api_keys_file: Annotated[
+        Path | None,
+        Field(
+            description="File of the API keys, made by `tailrace keys create`; without it there are no credentials and "
+            "`serve` listens on loopback alone."
+        ),
+    ] = None
+    api_key: Annotated[
+        SecretStr | None, Field(description="The key that `tailrace runs … --url` sends; servers have no use for it.")
+    ] = None
+    stream_token_seconds: Annotated[
+        float, Field(gt=0, le=3600, description="How long a stream token opens its stream, in seconds.")
+    ] = 60
+    stream_token_resume_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=86_400,
+            description="How long a stream token opens it again for a client that comes with `Last-Event-ID`, in "
+            "seconds from its making.",
+        ),
+    ] = 3600
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Origins whose pages may use the API from a browser, as `https://app.example`, separated by "
+            "commas; `*`, for all, only without credentials."
+        ),
+    ] = ()
     worker_concurrency: Annotated[
         int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
     ] = 100
@@ -101,6 +135,24 @@ class Settings(BaseSettings):
     def _is_a_bus(cls, value: str) -> str:
         if value not in (f"{scheme}://" for scheme in BUS_SCHEMES):
             raise ValueError("must be postgres:// or memory://")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        for origin in value:
+            if origin == "*":
+                if info.data.get("api_keys_file") is not None:
+                    raise ValueError("must name the origins, not *, where TAILRACE_API_KEYS_FILE is set")
+            elif not _ORIGIN.match(origin):
+                raise ValueError(
+                    "must be origins as a browser sends them, https://app.example or http://localhost:5173"
+                )
         return value
 
 
@@ -139,7 +191,12 @@ def describe_settings() -> list[tuple[str, str, str]]:
 
 
 def _plain(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+    match value:
+        case bool():
+            return str(int(value))
+        case tuple():
+            return ",".join(value)
+    return str(value)
 
 
 def _given() -> dict[str, str | None]:
@@ -158,6 +215,5 @@ def _unknown(name: str) -> str:
 
 def _fault(detail: dict[str, Any]) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else "settings"
-    # A database URL holds a password: its value is never repeated.
-    found = "" if field == "database_url" else f", found {detail['input']!r}"
+    found = "" if field in SECRETS else f", found {detail['input']!r}"
     return f"{PREFIX}{field.upper()}: {detail['msg'].removeprefix('Value error, ')}{found}"

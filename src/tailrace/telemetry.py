@@ -97,7 +97,7 @@ class StreamOpened:
 
 @dataclass(frozen=True, slots=True)
 class StreamClosed:
-    """A stream ended; ``reason`` is terminal, client-gone, rotated, shutdown, too-slow or trouble."""
+    """A stream ended; ``reason`` is terminal, client-gone, rotated, shutdown, too-slow, revoked or trouble."""
 
     run_id: str
     last_seq: int
@@ -141,6 +141,21 @@ class ProcessStopping:
 
 
 @dataclass(frozen=True, slots=True)
+class KeysFileRead:
+    """The keys file was read, at start or because it changed; ``active`` counts the keys that are not revoked."""
+
+    path: str
+    active: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysFileBroken:
+    """The keys file changed into something that cannot be used; what it said before still holds."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFailed:
     """A request met an error that nobody foresaw; the client got 500."""
 
@@ -166,6 +181,8 @@ Happening = (
     | WakeupsRestored
     | ProcessReady
     | ProcessStopping
+    | KeysFileRead
+    | KeysFileBroken
     | RequestFailed
 )
 Exporter = Callable[[Happening], None]

@@ -21,10 +21,11 @@ BIG_TABLES = {"runs", "run_events", "run_outbox"}
 # 50,000 runs that are over and published, 300 in progress, 100 of them with a dead worker, 500 queued; one long log.
 FILL = """
 insert into tailrace.runs (
-    id, agent, state, last_seq, epoch, lease_owner, lease_until, created_at, started_at, finished_at
+    id, agent, tenant, state, last_seq, epoch, lease_owner, lease_until, created_at, started_at, finished_at
 )
 select
     'r' || n, case when n in (7, 70, 700) then 'rare' else 'a' || n % 7 end,
+    case when n % 500 = 1 then 'small' else 'default' end,
     case when n <= 50000 then 'finished' when n <= 50300 then 'started' else 'queued' end,
     case when n = 50001 then 60000 when n <= 50000 then 2 else 1 end,
     case when n <= 50300 then 1 else 0 end,
@@ -142,8 +143,8 @@ STATEMENTS: dict[str, tuple[list[Any], int]] = {
     "events_page": (["r50001", 30_000, 60_000, 500, 10**6], 501),
     "events_of_many": ([["r50001", *RUN_IDS], [100] + [0] * 50, [60_000] + [1] * 50, 256], 256 + 51),
     "tails": ([["r50001", *RUN_IDS]], 2 * 51),
-    "run_show": (["r777"], 4),
-    "run_cancel": (["r50500", 1], 4),
+    "run_show": (["r777", "default"], 4),
+    "run_cancel": (["r50500", 1, "default"], 4),
     "lease_renew": ([RUN_IDS, [1] * 50, 30.0], IN_PROGRESS + 100),
     "lease_release": ([RUN_IDS, [1] * 50], IN_PROGRESS + 100),
     "lease_cancelled": ([RUN_IDS], IN_PROGRESS + 100),
@@ -205,15 +206,18 @@ async def test_asking_for_the_backlog_costs_what_is_open(large: Database, name: 
 
 @pytest.mark.parametrize("agent", [None, "a3", "rare"])
 @pytest.mark.parametrize("page", ["first", "deep"])
-async def test_a_page_of_the_list_costs_a_page(large: Database, agent: str | None, page: str) -> None:
-    """Also a deep one: the cursor is a place in the index, not a count to skip."""
+@pytest.mark.parametrize("tenant", ["default", "small"])
+async def test_a_page_of_the_list_costs_a_page(large: Database, agent: str | None, page: str, tenant: str) -> None:
+    """Also a deep one: the cursor is a place in the index, not a count to skip.  A small tenant does not pay for the
+    runs of a large one.
+    """
     created_at = (
         await value(large, "select created_at from tailrace.runs where id = 'r500'") if page == "deep" else None
     )
-    found = await analyzed(large, "run_list", None, agent, created_at, "r500" if page == "deep" else None, 51)
+    found = await analyzed(large, "run_list", None, agent, created_at, "r500" if page == "deep" else None, 51, tenant)
     # An agent that has every seventh run may be found by reading seven runs for one.
     assert_frugal(found, at_most=51 * (2 if agent is None else 10))
-    assert indexes(found) & {"runs_newest", "runs_newest_of_agent"}
+    assert indexes(found) & {"runs_newest", "runs_newest_of_tenant", "runs_newest_of_agent"}
 
 
 async def test_the_page_of_a_log_needs_no_index_but_the_primary_key(large: Database) -> None:

@@ -1,7 +1,9 @@
 """How the ``runs`` commands reach Tailrace: over HTTP, always, so there is one way of doing each thing.
 
-With ``--url`` it is the server there.  Without, it is an API of their own, served for the length of the command on a
-socket in a private folder, over the database that the settings name; nothing else need run to list or watch.
+With ``--url`` it is the server there, which is shown the key of ``--api-key-file`` or ``TAILRACE_API_KEY``.  Without,
+it is an API of their own, served for the length of the command on a socket in a private folder, over the database that
+the settings name; nothing else need run to list or watch.  Whoever has the database needs no key: this API asks for
+none, and shows the runs of all tenants.
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ from pathlib import Path
 
 import httpx2
 
+from tailrace.access.credentials import Credentials
+from tailrace.access.principal import OPERATOR
 from tailrace.app import App
 from tailrace.client import Client
+from tailrace.errors import UsageError
 from tailrace.http.server import serving
 from tailrace.runtime import Role
 from tailrace.settings import load_settings
@@ -26,14 +31,19 @@ ROLES: tuple[Role, ...] = ("api",)
 
 
 @asynccontextmanager
-async def reach(url: str | None) -> AsyncIterator[Client]:
+async def reach(url: str | None, api_key_file: Path | None = None) -> AsyncIterator[Client]:
     """Yield a client for the server at ``url``, or for one of our own."""
     if url is not None:
-        async with Client(url) as client:
+        async with Client(url, api_key=_api_key(api_key_file)) as client:
             yield client
         return
     settings = load_settings().model_copy(
-        update={"bus_url": "postgres://", "heartbeat_seconds": HEARTBEAT_SECONDS, "log_level": "error"}
+        update={
+            "api_keys_file": None,
+            "bus_url": "postgres://",
+            "heartbeat_seconds": HEARTBEAT_SECONDS,
+            "log_level": "error",
+        }
     )
     app = App(settings)
     with tempfile.TemporaryDirectory(prefix="tailrace-") as folder:
@@ -43,8 +53,25 @@ async def reach(url: str | None) -> AsyncIterator[Client]:
             listening.listen()
             transport = httpx2.AsyncHTTPTransport(uds=path)
             async with (
-                app.running(ROLES),
+                _running_for_operator(app),
                 serving(app.asgi(roles=ROLES), listening),
                 Client("http://localhost", transport=transport) as client,
             ):
                 yield client
+
+
+@asynccontextmanager
+async def _running_for_operator(app: App) -> AsyncIterator[None]:
+    async with app.running(ROLES):
+        app.services().credentials = Credentials(token_seconds=1, resume_seconds=1, principal=OPERATOR)
+        yield
+
+
+def _api_key(file: Path | None) -> str | None:
+    if file is None:
+        setting = load_settings().api_key
+        return setting.get_secret_value() if setting is not None else None
+    try:
+        return file.read_text("ascii").strip()
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--api-key-file {file}: {getattr(error, 'strerror', None) or 'is not a key'}") from None

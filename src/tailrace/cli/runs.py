@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -23,6 +24,10 @@ Url = Annotated[
     str | None,
     typer.Option("--url", help="A server's root, as http://127.0.0.1:8400; the database itself when left out."),
 ]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help="File with the key for --url; else TAILRACE_API_KEY."),
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN_ID")]
 
 
@@ -38,13 +43,14 @@ def start(
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Print its events until it ends.")] = False,
     url: Url = None,
+    api_key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Start a run."""
     value = _parse_input(input)
 
     async def work() -> None:
-        async with reach(url) as client:
+        async with reach(url, api_key_file) as client:
             found = await client.start(agent, value, run_id=run_id, idempotency_key=idempotency_key)
             if not watch:
                 _print_run(found, json)
@@ -61,12 +67,13 @@ def list_runs(
     limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")] = 50,
     cursor: Annotated[str | None, typer.Option("--cursor", help="The nextCursor of the page before.")] = None,
     url: Url = None,
+    api_key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """List runs, newest first."""
 
     async def work() -> RunList:
-        async with reach(url) as client:
+        async with reach(url, api_key_file) as client:
             return await client.list(state=state, agent=agent, limit=limit, cursor=cursor)
 
     found = run(work())
@@ -82,11 +89,11 @@ def list_runs(
 
 
 @commands.command()
-def show(run_id: RunId, url: Url = None, json: Json = False) -> None:
+def show(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Json = False) -> None:
     """Show a run."""
 
     async def work() -> RunView:
-        async with reach(url) as client:
+        async with reach(url, api_key_file) as client:
             return await client.get(run_id)
 
     _print_run(run(work()), json)
@@ -97,23 +104,24 @@ def watch(
     run_id: RunId,
     from_seq: Annotated[int, typer.Option("--from-seq", min=0, help="The last seq already seen.")] = 0,
     url: Url = None,
+    api_key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
     """Print a run's events as they come, each once, until it ends; reconnects by itself."""
 
     async def work() -> None:
-        async with reach(url) as client:
+        async with reach(url, api_key_file) as client:
             await _watch(client, run_id, from_seq, json)
 
     run(work())
 
 
 @commands.command()
-def cancel(run_id: RunId, url: Url = None, json: Json = False) -> None:
+def cancel(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Json = False) -> None:
     """Cancel a run."""
 
     async def work() -> RunView:
-        async with reach(url) as client:
+        async with reach(url, api_key_file) as client:
             return await client.cancel(run_id)
 
     _print_run(run(work()), json)

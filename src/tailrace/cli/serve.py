@@ -43,18 +43,21 @@ def serve(
 
     Without --app there are no agents: runs can be read and watched, and started for agents of other processes.
     """
-    _require_loopback(host)
     loaded = load_app(app) if app is not None else App()
+    has_keys = loaded.settings().api_keys_file is not None
+    if not has_keys:
+        _require_loopback(host)
     roles: tuple[Role, ...] = ROLES if role == "all" else (role,)
-    run(_serve(loaded, roles, host, port))
+    run(_serve(loaded, roles, host, port, has_keys=has_keys))
 
 
-async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int) -> None:
+async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int, *, has_keys: bool) -> None:
     logging.basicConfig(handlers=[LibraryHandler()], level=logging.WARNING)
     stop = asyncio.Event()
     listening = _listen(host, port)
     with on_stop(lambda _: stop.set(), is_last=True), listening:
-        async with app.running(roles), serving(LoopbackHostOnly(app.asgi(roles=roles)), listening):
+        asgi = app.asgi(roles=roles)
+        async with app.running(roles), serving(asgi if has_keys else LoopbackHostOnly(asgi), listening):
             address = _address(listening)
             app.services().telemetry.tell(ProcessReady(roles, address))
             typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
@@ -69,7 +72,8 @@ def _require_loopback(host: str) -> None:
     if not loopback:
         raise UsageError(
             f"--host {host}: without credentials Tailrace listens on loopback alone (127.0.0.1, ::1 or localhost), for "
-            "anybody who reached it could start and read every run"
+            "anybody who reached it could start and read every run; make keys with `tailrace keys create` and set "
+            "TAILRACE_API_KEYS_FILE"
         )
 
 

@@ -33,6 +33,8 @@ async def run_demo(folder: Path, *, json_output: bool, settings: Settings) -> in
     :raises TailraceError: the pipeline could not be started, as for ``App.lifespan``.
     """
     folder = checked_folder(folder)
+    # Its server is its own, on loopback, for a moment: the keys are for those of others.
+    settings = settings.model_copy(update={"api_keys_file": None})
     if "log_level" not in settings.model_fields_set:
         settings = settings.model_copy(update={"log_level": "error"})
     if json_output:

@@ -127,6 +127,10 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
             return "info", "process.ready", {"roles": list(happening.roles), "address": happening.address}
         case t.ProcessStopping():
             return "info", "process.stopping", {"cause": happening.cause}
+        case t.KeysFileRead():
+            return "info", "keys.read", {"path": happening.path, "active": happening.active}
+        case t.KeysFileBroken():
+            return "error", "keys.broken", {"error": happening.error}
         case t.RequestFailed():
             fields = {"method": happening.method, "path": happening.path, "exc_info": happening.error}
             return "error", "request.failed", fields

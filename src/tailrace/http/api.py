@@ -9,13 +9,15 @@ from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from tailrace.access.principal import Scope
 from tailrace.errors import AgentNotFound, Fault, InvalidInput
+from tailrace.http.caller import Caller, caller_with, stream_caller
 from tailrace.http.probes import probes
 from tailrace.http.problems import answer_with_problems, describe_problems
 from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, start_run
 from tailrace.http.services import GetServices, Services
 from tailrace.http.stream import EventStream
-from tailrace.http.views import EventPage, Problem, RunList, RunView, summary_of, view_of
+from tailrace.http.views import EventPage, Problem, RunList, RunView, StreamToken, summary_of, token_view, view_of
 from tailrace.model.event import encode
 from tailrace.model.run import RunState, parse_position
 
@@ -38,6 +40,9 @@ _STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
+        400: "A key stands where it must not: in the URL, or twice.",
+        401: "A key is needed, and none came that counts.",
+        403: "The key has not the scope, or the request came from another site's page.",
         404: "There is no such run or agent.",
         409: "It does not fit the present state.",
         413: "The body is too large.",
@@ -73,6 +78,7 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
 
 def _writing(get_services: GetServices) -> APIRouter:
     router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+    writer = caller_with(get_services, Scope.RUNS_WRITE)
     start_body = {"content": {"application/json": {"schema": StartRun.model_json_schema()}}, "required": True}
 
     @router.post(
@@ -84,13 +90,15 @@ def _writing(get_services: GetServices) -> APIRouter:
         openapi_extra={"requestBody": start_body},
     )
     async def start(
-        request: Request, idempotency_key: Annotated[str | None, Header(max_length=4096)] = None
+        request: Request,
+        idempotency_key: Annotated[str | None, Header(max_length=4096)] = None,
+        caller: Caller = writer,
     ) -> Response:
-        services = get_services()
+        services = caller.services
         body = start_run(await read_json(request, services.settings.max_body_bytes))
         key = check_idempotency_key(idempotency_key)
         await _require_agent(services, body.agent)
-        run, is_new = await services.orchestrator.start(body.agent, body.input, run_id=body.run_id, idempotency_key=key)
+        run, is_new = await caller.start(body, key)
         location = f"{request.scope.get('root_path', '')}{PREFIX}/{run.id}"
         return _json(view_of(run), status=201 if is_new else 200, headers={"Location": location})
 
@@ -101,22 +109,25 @@ def _writing(get_services: GetServices) -> APIRouter:
         response_model=None,
         responses=_answers({202: RunView}, 404, 409, 503),
     )
-    async def cancel(run_id: _RunId) -> Response:
-        services = get_services()
-        await services.orchestrator.cancel(run_id)
-        return _json(view_of(await services.runs.get(run_id)), status=202)
+    async def cancel(run_id: _RunId, caller: Caller = writer) -> Response:
+        return _json(view_of(await caller.cancel(run_id)), status=202)
 
     return router
 
 
 def _reading(get_services: GetServices) -> APIRouter:
     router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+    reader = caller_with(get_services, Scope.RUNS_READ)
 
     @router.get("", summary="List runs, newest first", responses=_answers({200: RunList}, 422, 503))
     async def list_runs(
-        state: str | None = None, agent: str | None = None, limit: str | None = None, cursor: str | None = None
+        state: str | None = None,
+        agent: str | None = None,
+        limit: str | None = None,
+        cursor: str | None = None,
+        caller: Caller = reader,
     ) -> Response:
-        runs, next_cursor = await get_services().runs.list(
+        runs, next_cursor = await caller.runs(
             state=_state(state),
             agent=_agent(agent),
             limit=parse_count(limit, "/limit", default=RUNS_DEFAULT, maximum=RUNS_MAX),
@@ -125,26 +136,44 @@ def _reading(get_services: GetServices) -> APIRouter:
         return _json({"runs": [summary_of(run) for run in runs], "nextCursor": next_cursor})
 
     @router.get("/{runId}", summary="Show a run", responses=_answers({200: RunView}, 404, 503))
-    async def show(run_id: _RunId) -> Response:
-        return _json(view_of(await get_services().runs.get(run_id)))
+    async def show(run_id: _RunId, caller: Caller = reader) -> Response:
+        return _json(view_of(await caller.run(run_id)))
 
     @router.get(
         "/{runId}/events",
         summary="Published events as JSON",
         responses=_answers({200: EventPage}, 404, 422, 503),
     )
-    async def events(run_id: _RunId, from_seq: Annotated[str, _POSITION] = "0", limit: str | None = None) -> Response:
-        services = get_services()
+    async def events(
+        run_id: _RunId,
+        from_seq: Annotated[str, _POSITION] = "0",
+        limit: str | None = None,
+        caller: Caller = reader,
+    ) -> Response:
         position = parse_position(from_seq, "/fromSeq")
         count = parse_count(limit, "/limit", default=EVENTS_DEFAULT, maximum=EVENTS_MAX)
-        run = await services.runs.get(run_id)
-        page = await services.events.page(
+        run = await caller.run(run_id)
+        page = await caller.services.events.page(
             run.id, after=position, upto=run.next_seq - 1, limit=count, max_bytes=EVENTS_MAX_BYTES
         )
         text = b",".join([encode(event) for event in page])
         next_from_seq = page[-1].seq if page else position
         return Response(b'{"events":[%b],"nextFromSeq":%d}' % (text, next_from_seq), media_type="application/json")
 
+    @router.post(
+        "/{runId}/stream-token",
+        summary="A short-lived token that opens this run's stream for an EventSource, which cannot send headers",
+        responses=_answers({200: StreamToken}, 404, 503),
+    )
+    async def stream_token(run_id: _RunId, caller: Caller = reader) -> Response:
+        document = token_view(*await caller.stream_token(run_id))
+        return _json(document, headers={"Cache-Control": "no-store"})
+
+    _stream(router, get_services)
+    return router
+
+
+def _stream(router: APIRouter, get_services: GetServices) -> None:
     @router.get(
         "/{runId}/stream",
         summary="The run's events as Server-Sent Events, live",
@@ -154,14 +183,14 @@ def _reading(get_services: GetServices) -> APIRouter:
         run_id: _RunId,
         from_seq: Annotated[str, _POSITION] = "0",
         last_event_id: Annotated[str | None, Header(description="Wins over `fromSeq`.")] = None,
+        token: Annotated[str | None, Query(description="Of `stream-token`, instead of a key.")] = None,  # noqa: ARG001 - read by the caller's dependency
+        caller: Caller = stream_caller(get_services),  # noqa: B008 - as FastAPI wants it
     ) -> EventStream:
         # A browser re-sends the URL it first used, so the header is the newer of the two.
         position = (
             parse_position(last_event_id, "/Last-Event-ID") if last_event_id else parse_position(from_seq, "/fromSeq")
         )
-        return EventStream(get_services, run_id, position)
-
-    return router
+        return caller.stream(run_id, position)
 
 
 async def _require_agent(services: Services, agent: str) -> None:
@@ -191,7 +220,7 @@ def _agent(text: str | None) -> str | None:
 
 def _answers(models: dict[int, type[BaseModel]], *refusals: int) -> dict[int | str, dict[str, Any]]:
     answers: dict[int | str, dict[str, Any]] = {status: {"model": model} for status, model in models.items()}
-    return answers | {status: _REFUSALS[status] for status in refusals}
+    return answers | {status: _REFUSALS[status] for status in sorted({400, 401, 403, *refusals})}
 
 
 def _json(document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:

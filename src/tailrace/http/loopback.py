@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tailrace.http.gate import SECURITY_HEADERS
 from tailrace.http.problems import problem
 
 
@@ -27,6 +28,7 @@ class LoopbackHostOnly:
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this server has no credentials configured and answers only to localhost, 127.0.0.1 and [::1]",
                 kind="misdirected-request",
+                headers=SECURITY_HEADERS,
             )
             await refusal(scope, receive, send)
             return

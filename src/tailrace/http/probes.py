@@ -8,8 +8,10 @@ import orjson
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from tailrace.errors import DatabaseUnavailable, TailraceError
+from tailrace.access.principal import Scope
+from tailrace.errors import DatabaseUnavailable, NotStarted, TailraceError
 from tailrace.exporters.prometheus import CONTENT_TYPE
+from tailrace.http.caller import Caller, caller_with
 from tailrace.http.problems import problem
 from tailrace.http.services import GetServices, Services
 from tailrace.http.views import Problem
@@ -19,6 +21,7 @@ from tailrace.store.migrate import require_current
 def probes(get_services: GetServices) -> APIRouter:
     """Return the routes ``/healthz``, ``/readyz`` and ``/metrics``."""
     router = APIRouter(tags=["operations"])
+    operator = caller_with(get_services, Scope.ADMIN)
 
     @router.get("/healthz", summary="Whether the process is alive", response_class=Response)
     async def healthz() -> Response:
@@ -36,14 +39,31 @@ def probes(get_services: GetServices) -> APIRouter:
             await require_current(services.database)
             await services.bus.check()
         except TailraceError as error:
-            return problem(503, f"not ready: {error}", kind="not-ready", headers={"Retry-After": "1"})
+            return problem(503, _not_ready(get_services, error), kind="not-ready", headers={"Retry-After": "1"})
         return _json({"status": "ready", "checks": {"database": "ok", "schema": "ok", "bus": "ok"}})
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
-    async def metrics() -> Response:
-        return Response(await _metrics(get_services()), media_type=CONTENT_TYPE)
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=Response,
+        responses={
+            401: {"model": Problem, "description": "A key is needed, and this is none that counts."},
+            403: {"model": Problem, "description": "The key has not the scope `admin`."},
+        },
+    )
+    async def metrics(caller: Caller = operator) -> Response:
+        return Response(await _metrics(caller.services), media_type=CONTENT_TYPE)
 
     return router
+
+
+def _not_ready(get_services: GetServices, error: TailraceError) -> str:
+    try:
+        is_public = get_services().credentials.configured
+    except NotStarted:
+        is_public = False
+    # Who may ask without a key is told what is away, not where it is and under which name we knock.
+    return f"not ready: {type(error).__name__ if is_public else error}"
 
 
 async def _metrics(services: Services) -> bytes:

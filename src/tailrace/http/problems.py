@@ -28,12 +28,20 @@ TEXT_MAX = 1000
 STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
     (e.IdempotencyConflict, HTTPStatus.UNPROCESSABLE_ENTITY),
     (e.InvalidInput, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (e.NotAuthenticated, HTTPStatus.UNAUTHORIZED),
+    (e.KeyMisplaced, HTTPStatus.BAD_REQUEST),
+    (e.AccessRefused, HTTPStatus.FORBIDDEN),
     (e.BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (e.NotFound, HTTPStatus.NOT_FOUND),
     (e.Conflict, HTTPStatus.CONFLICT),
     (e.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (e.SchemaMismatch, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+# What a status asks for beside the document.
+HEADERS: dict[HTTPStatus, dict[str, str]] = {
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": RETRY_AFTER_SECONDS},
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+}
 
 
 def problem(
@@ -61,7 +69,7 @@ def problem(
 def problem_of(error: e.TailraceError) -> Response:
     """Return the problem document of one of our errors."""
     status = next((status for kind, status in STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
-    headers = {"Retry-After": RETRY_AFTER_SECONDS} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = HEADERS.get(status)
     faults = error.faults if isinstance(error, e.InvalidInput) else ()
     return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers)
 
@@ -94,7 +102,7 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
 
 
 def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
-    """Correct what FastAPI writes into the OpenAPI document about refusals, and return the document.
+    """Correct what FastAPI writes into the OpenAPI document about refusals, add the key, and return the document.
 
     It gives every answer the media type of the good one, and names refusals of its own that are never sent.
     """
@@ -107,6 +115,9 @@ def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
                     del answers[status]
                 elif "application/json" in content:
                     answers[status]["content"] = {MEDIA_TYPE: content["application/json"]}
+    document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    # Needed where keys are configured, and else not looked at.
+    document["security"] = [{}, {"key": []}]
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document

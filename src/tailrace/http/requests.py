@@ -23,7 +23,7 @@ class StartRun(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     agent: Annotated[str, Field(min_length=1, max_length=AGENT_NAME_MAX, description="Name of the agent to run.")]
-    input: Annotated[Any, Field(description="Any JSON value; the agent reads it as `run.input`.")] = None
+    input: Annotated[Any, Field(description="Any JSON value; the agent reads it as `run.input`.", repr=False)] = None
     run_id: Annotated[
         str | None,
         Field(alias="runId", pattern=RUN_ID_PATTERN, max_length=128, description="Id of the run; made up when absent."),

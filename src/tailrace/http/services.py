@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from tailrace.access.credentials import Credentials
 from tailrace.bus.bus import Bus
 from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.read.hub import Hub
@@ -34,6 +35,7 @@ class Services:
     telemetry: Telemetry
     metrics: PrometheusExporter
     agents: Collection[str]
+    credentials: Credentials
     streams_open: int = 0
 
 

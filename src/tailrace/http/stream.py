@@ -15,6 +15,7 @@ import random
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from tailrace.access.principal import EVERYBODY, Principal
 from tailrace.errors import PositionAhead, RunNotFound, Unavailable
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
@@ -37,9 +38,13 @@ WRITE_SECONDS = 30.0
 
 
 class EventStream(Response):
-    """Answers one stream request; ``position`` is the last seq the client has processed."""
+    """Answers one stream request; ``position`` is the last seq the client has processed.
 
-    def __init__(self, get_services: GetServices, run_id: str, position: int) -> None:
+    :param principal: who asks: another tenant's run is not there, and when its key is revoked the stream ends.
+    """
+
+    def __init__(self, get_services: GetServices, run_id: str, position: int, principal: Principal = EVERYBODY) -> None:
+        self._principal = principal
         self._get_services = get_services
         self._run_id = run_id
         self._position = position
@@ -68,7 +73,7 @@ class EventStream(Response):
     async def _attach(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
         if not is_run_id(self._run_id):
             raise RunNotFound(f"there is no run {self._run_id[:128]!r}")
-        async with services.hub.watch(self._run_id) as (watched, tail):
+        async with services.hub.watch(self._run_id, tenant=self._principal.tenant) as (watched, tail):
             if tail.ended and self._position >= tail.last_seq:
                 await Response(status_code=204)(scope, receive, send)
                 return
@@ -122,6 +127,9 @@ class EventStream(Response):
         following = follow(watched, services.events, self._position, heartbeat_seconds=settings.heartbeat_seconds)
         try:
             async for chunk in following:
+                if not services.credentials.still_holds(self._principal):
+                    await self._end(send)
+                    return "revoked"
                 await _body(send, chunk.text)
                 self._position = chunk.last_seq
                 if chunk.terminal:

@@ -43,8 +43,8 @@ class RunSummary(_View):
 class RunView(RunSummary):
     """A run."""
 
-    input: Annotated[Any, Field(description="What the run was started with.")] = None
-    output: Annotated[Any, Field(description="What the agent returned.")] = None
+    input: Annotated[Any, Field(description="What the run was started with.", repr=False)] = None
+    output: Annotated[Any, Field(description="What the agent returned.", repr=False)] = None
     error: Annotated[RunErrorView | None, Field(description="Why the run failed, when it did.")] = None
 
 
@@ -60,6 +60,13 @@ class EventPage(_View):
 
     events: list[Event]
     next_from_seq: int
+
+
+class StreamToken(_View):
+    """What opens one run's stream for an ``EventSource``, as `…/stream?token=`."""
+
+    token: Annotated[str, Field(repr=False)]
+    expires_at: Annotated[datetime, Field(description="Until when it opens the stream for the first time.")]
 
 
 class ProblemError(_View):
@@ -104,6 +111,11 @@ def view_of(run: RunRow) -> dict[str, Any]:
     if run.error_class is not None:
         view["error"] = {"class": run.error_class, "message": run.error_message or ""}
     return view
+
+
+def token_view(token: str, expires_at: datetime) -> dict[str, Any]:
+    """Return the answer to a request for a stream token."""
+    return {"token": token, "expiresAt": _time(expires_at)}
 
 
 def _time(moment: datetime | None) -> str | None:

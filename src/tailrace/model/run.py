@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -13,6 +13,9 @@ from tailrace.model.event import RUN_ID_PATTERN, SEQ_MAX, EventType
 _RUN_ID = re.compile(RUN_ID_PATTERN.rstrip("$") + r"\Z")
 _POSITION = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 AGENT_NAME_MAX = 128
+# Whose the runs are where no credentials are configured.
+DEFAULT_TENANT = "default"
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class RunState(StrEnum):
@@ -48,8 +51,8 @@ class RunRow:
     id: str
     agent: str
     state: RunState
-    input: str | None
-    output: str | None
+    input: str | None = field(repr=False)
+    output: str | None = field(repr=False)
     last_seq: int
     next_seq: int
     created_at: datetime
@@ -77,7 +80,7 @@ class Lease:
 
     run_id: str
     agent: str
-    input: str | None
+    input: str | None = field(repr=False)
     epoch: int
     last_seq: int
     takeovers: int

@@ -60,16 +60,17 @@ class Hub:
         return len(self._watched)
 
     @asynccontextmanager
-    async def watch(self, run_id: str) -> AsyncIterator[tuple[Watched, Tail]]:
+    async def watch(self, run_id: str, *, tenant: str | None = None) -> AsyncIterator[tuple[Watched, Tail]]:
         """Attach to a run and yield its channel and its tail as of after the subscription.
 
-        :raises RunNotFound: there is no such run.
+        :param tenant: whose the run must be; None for anybody's.
+        :raises RunNotFound: there is no such run, or it is another tenant's.
         :raises Unavailable: the bus or the database is away.
         """
         watched = await self._enter(run_id)
         try:
             tail = (await self._events.tails([run_id])).get(run_id)
-            if tail is None:
+            if tail is None or tenant not in (None, tail.tenant):
                 raise RunNotFound(f"there is no run {run_id!r}")
             self._learn(watched, tail)
             yield watched, tail

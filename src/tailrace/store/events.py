@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tailrace.model.draft import Draft
 from tailrace.model.event import StoredEvent
-from tailrace.model.run import RunState
+from tailrace.model.run import DEFAULT_TENANT, RunState
 from tailrace.store.database import Database
 
 
@@ -42,11 +42,12 @@ class RunHead(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """How far a run is published and persisted, and whether it has ended."""
+    """How far a run is published and persisted, whether it has ended, and whose it is."""
 
     published_seq: int
     last_seq: int
     ended: bool
+    tenant: str = DEFAULT_TENANT
 
 
 class Events:
@@ -107,4 +108,4 @@ class Events:
     async def tails(self, run_ids: Sequence[str]) -> dict[str, Tail]:
         """Return the tail of each run that exists."""
         rows = await self._database.rows("tails", list(run_ids))
-        return {row["run_id"]: Tail(row["published_seq"], row["last_seq"], row["ended"]) for row in rows}
+        return {row["run_id"]: Tail(row["published_seq"], row["last_seq"], row["ended"], row["tenant"]) for row in rows}

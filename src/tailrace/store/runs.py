@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
 from tailrace.errors import Fault, IdempotencyConflict, InvalidInput, RunExists, RunNotFound, RunTerminated
-from tailrace.model.run import TERMINAL_STATES, RunRow, RunState, is_run_id
+from tailrace.model.run import DEFAULT_TENANT, TERMINAL_STATES, RunRow, RunState, is_run_id
 from tailrace.store.database import Database
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -23,14 +23,19 @@ class RunRequest:
 
     run_id: str
     agent: str
-    input: str | None
+    input: str | None = field(repr=False)
     ts: int
-    idempotency_key: str | None = None
-    request_hash: bytes | None = None
+    idempotency_key: str | None = field(default=None, repr=False)
+    request_hash: bytes | None = field(default=None, repr=False)
+    tenant: str = DEFAULT_TENANT
 
 
 class Runs:
-    """Repository of ``runs``."""
+    """Repository of ``runs``.
+
+    Where a method takes a tenant, another tenant's run is as one that does not exist; None stands for all tenants, for
+    operators, who have the database itself.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,11 +57,12 @@ class Runs:
             request.idempotency_key,
             request.request_hash,
             request.ts,
+            request.tenant,
         )
         if created is not None:
             return await self.get(request.run_id), True
         if request.idempotency_key is not None:
-            earlier = await self._database.row("run_of_key", request.idempotency_key)
+            earlier = await self._database.row("run_of_key", request.idempotency_key, request.tenant)
             if earlier is not None:
                 if earlier["request_hash"] != request.request_hash:
                     raise IdempotencyConflict(
@@ -66,27 +72,33 @@ class Runs:
                 return await self.get(earlier["id"]), False
         raise RunExists(f"a run with the id {request.run_id!r} exists; choose another, or leave the id out")
 
-    async def get(self, run_id: str) -> RunRow:
+    async def get(self, run_id: str, *, tenant: str | None = None) -> RunRow:
         """Return a run, or raise ``RunNotFound``."""
         # An id that no run can have is not worth a question, and may hold what Postgres refuses.
-        row = await self._database.row("run_show", run_id) if is_run_id(run_id) else None
+        row = await self._database.row("run_show", run_id, tenant) if is_run_id(run_id) else None
         if row is None:
             raise RunNotFound(f"there is no run {run_id[:128]!r}")
         return _run(row)
 
     async def list(
-        self, *, state: RunState | None, agent: str | None, limit: int, cursor: str | None
+        self,
+        *,
+        state: RunState | None,
+        agent: str | None,
+        limit: int,
+        cursor: str | None,
+        tenant: str | None = None,
     ) -> tuple[Sequence[RunRow], str | None]:
         """Return up to ``limit`` runs, newest first and without input and output, and the cursor of the next page.
 
         :raises InvalidInput: the cursor is not one that this method has returned.
         """
         after_created, after_id = _decode_cursor(cursor) if cursor is not None else (None, None)
-        rows = await self._database.rows("run_list", state, agent, after_created, after_id, limit + 1)
+        rows = await self._database.rows("run_list", state, agent, after_created, after_id, limit + 1, tenant)
         runs = [_run(row) for row in rows[:limit]]
         return runs, _encode_cursor(runs[-1]) if len(rows) > limit else None
 
-    async def cancel(self, run_id: str, ts: int) -> int | None:
+    async def cancel(self, run_id: str, ts: int, *, tenant: str | None = None) -> int | None:
         """Cancel a run: a queued one ends now, a started one is asked to end.
 
         Return the seq of RunCancelled if it was written now, None if its worker will write it.
@@ -95,7 +107,7 @@ class Runs:
         :raises RunNotFound: there is no such run.
         :raises RunTerminated: it has ended already.
         """
-        row = await self._database.row("run_cancel", run_id, ts) if is_run_id(run_id) else None
+        row = await self._database.row("run_cancel", run_id, ts, tenant) if is_run_id(run_id) else None
         if row is None:
             raise RunNotFound(f"there is no run {run_id[:128]!r}")
         if row["state"] in TERMINAL_STATES:

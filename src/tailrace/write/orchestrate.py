@@ -8,7 +8,7 @@ import time
 
 from tailrace.model import strictjson
 from tailrace.model.event import EventType
-from tailrace.model.run import RunRow
+from tailrace.model.run import DEFAULT_TENANT, RunRow
 from tailrace.store.doorbell import Doorbell, Ring
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import EventsPersisted, RunCreated, Telemetry
@@ -33,7 +33,13 @@ class Orchestrator:
         self._telemetry = telemetry
 
     async def start(
-        self, agent: str, input_value: object, *, run_id: str | None = None, idempotency_key: str | None = None
+        self,
+        agent: str,
+        input_value: object,
+        *,
+        run_id: str | None = None,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
     ) -> tuple[RunRow, bool]:
         """Create a queued run and return it and whether it is new; errors are those of ``Runs.create``.
 
@@ -43,7 +49,7 @@ class Orchestrator:
         request_hash = None
         if idempotency_key is not None:
             request_hash = hashlib.sha256(strictjson.canonical([agent, input_value, run_id])).digest()
-        request = RunRequest(run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash)
+        request = RunRequest(run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash, tenant)
         run, is_new = await self._runs.create(request)
         if is_new:
             self._telemetry.tell(RunCreated(run.id, run.agent))
@@ -52,9 +58,9 @@ class Orchestrator:
             self._doorbell.ring(Ring.JOBS)
         return run, is_new
 
-    async def cancel(self, run_id: str) -> None:
+    async def cancel(self, run_id: str, *, tenant: str | None = None) -> None:
         """Cancel a run; errors are those of ``Runs.cancel``."""
-        seq = await self._runs.cancel(run_id, now_ms())
+        seq = await self._runs.cancel(run_id, now_ms(), tenant=tenant)
         if seq is None:
             self._doorbell.ring(Ring.CANCEL, run_id)
         else:

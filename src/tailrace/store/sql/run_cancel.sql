@@ -1,9 +1,10 @@
 -- Cancel a run: a queued one ends here and now, a started one is asked to end by its worker.
--- Returns the state the run was in and RunCancelled's seq if it was written, or no row when there is no such run.
+-- Returns the state the run was in and RunCancelled's seq if it was written, or no row when there is no such run,
+-- or none of the tenant $3 if that is given.
 with target as (
     select runs.id, runs.state, runs.epoch
     from tailrace.runs as runs
-    where runs.id = $1
+    where runs.id = $1 and ($3::text is null or runs.tenant = $3)
     for no key update -- serialises with claim and append: whoever comes second sees what the first did
 ), ended as (
     update tailrace.runs as runs

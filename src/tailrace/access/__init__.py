@@ -1,0 +1,1 @@
+"""Who may do what: keys, scopes, and the tokens of streams.  Nothing here knows HTTP."""
