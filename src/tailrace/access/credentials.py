@@ -65,7 +65,7 @@ class Credentials:
 
     def issue_token(self, principal: Principal, run_id: str) -> tuple[str, datetime]:
         """Return a token for a run's stream, and until when it opens it."""
-        issued_at = int(time.time())
+        issued_at = round(time.time(), 3)
         key_id, secret = self._signing()
         claims = tokens.StreamClaims(run_id, principal.tenant or DEFAULT_TENANT, principal.key_id, issued_at)
         expires_at = datetime.fromtimestamp(issued_at, UTC) + timedelta(seconds=self._token_seconds)

@@ -28,7 +28,7 @@ class StreamClaims:
     run_id: str
     tenant: str
     key_id: str | None
-    issued_at: int
+    issued_at: float
 
 
 def sign(claims: StreamClaims, key_id: str, secret: str) -> str:
@@ -53,7 +53,7 @@ def verify(token: str, signing: Iterable[tuple[str, str]]) -> StreamClaims | Non
     except (JoseError, ValueError, TypeError, KeyError, RecursionError):
         return None  # Whatever it is, it was not signed by us.
     match found.claims:
-        case {"aud": "stream", "sub": str(run_id), "tenant": str(tenant), "iat": int(issued_at), **rest}:
+        case {"aud": "stream", "sub": str(run_id), "tenant": str(tenant), "iat": int() | float() as issued_at, **rest}:
             key_id = rest.get("key")
             return StreamClaims(run_id, tenant, key_id if isinstance(key_id, str) else None, issued_at)
     return None
