@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from tailrace.errors import RunNotFound, SchemaMismatch
+from tailrace.errors import IdempotencyConflict, RunNotFound, SchemaMismatch
 from tailrace.store import migrate
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
 from tailrace.store.migrate import Migration, SchemaStatus, migrations, require_current, schema_status, upgrade
 from tailrace.store.outbox import Outbox
-from tailrace.store.runs import Runs
+from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
 from tests.write_support import NOW_MS, RecordingBus, claim, execute, fetch, queued, value, verified_log
@@ -88,6 +88,30 @@ async def test_an_upgrade_keeps_what_is_there(database: Database, runs: Runs) ->
     run_id = await queued(runs)
     assert await upgrade(database) == []
     assert len(await verified_log(database, run_id)) == 1
+
+
+async def test_runs_from_before_tenants_belong_to_the_default_one(
+    empty: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are listed as before, and their idempotency keys still hold, for that tenant alone."""
+    known = migrations()
+    with monkeypatch.context() as patch:
+        patch.setattr(migrate, "migrations", lambda: known[:1])
+        await upgrade(empty)
+    await execute(
+        empty,
+        "insert into tailrace.runs (id, agent, idempotency_key, request_hash) values ('old', 'a', 'k', 'h')",
+    )
+    await execute(empty, "insert into tailrace.run_outbox (run_id) values ('old')")
+    await upgrade(empty)
+    runs = Runs(empty)
+    for tenant, expected in (("default", ["old"]), ("other", []), (None, ["old"])):
+        found, _ = await runs.list(state=None, agent=None, limit=10, cursor=None, tenant=tenant)
+        assert [run.id for run in found] == expected
+    with pytest.raises(IdempotencyConflict):
+        await runs.create(RunRequest("new", "a", None, NOW_MS, "k", b"other"))
+    _, is_new = await runs.create(RunRequest("new", "a", None, NOW_MS, "k", b"other", tenant="other"))
+    assert is_new
 
 
 async def test_a_database_that_is_ahead_is_left_alone(database: Database) -> None:

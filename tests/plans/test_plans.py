@@ -220,6 +220,13 @@ async def test_a_page_of_the_list_costs_a_page(large: Database, agent: str | Non
     assert indexes(found) & {"runs_newest", "runs_newest_of_tenant", "runs_newest_of_agent"}
 
 
+@pytest.mark.parametrize(("tenant", "state"), [("default", "failed"), ("small", "started"), ("small", "failed")])
+async def test_a_list_by_state_does_not_read_the_other_states(large: Database, tenant: str, state: str) -> None:
+    """Also when there are few such runs, or none."""
+    found = await analyzed(large, "run_list", state, None, None, None, 51, tenant)
+    assert_frugal(found, at_most=10)
+
+
 async def test_the_page_of_a_log_needs_no_index_but_the_primary_key(large: Database) -> None:
     """It comes in order, without a sort."""
     args, _ = STATEMENTS["events_page"]

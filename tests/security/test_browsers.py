@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx2
 import pytest
+from fastapi import FastAPI
 
+import tailrace
 from tailrace.http.gate import SECURITY_HEADERS
 from tailrace.settings import Settings
-from tests.read_support import RUNS, Reading, reading, request
+from tests.read_support import RUNS, Reading, reading, request, serving
 from tests.security.conftest import Keys
 
 PAGE = "https://app.example"
@@ -128,6 +130,25 @@ async def test_with_credentials_it_is_the_key_that_counts(server: Reading, keys:
         answer = await http.post(RUNS, json=BODY, headers=sent)
         assert answer.status_code == 201
         assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_mounted_app_leaves_the_host_to_the_application(settings: Callable[..., Settings]) -> None:
+    """It answers under every name, and still refuses other sites' pages."""
+    app = tailrace.App(settings())
+    host = FastAPI(lifespan=app.lifespan)
+    host.mount("/tailrace", app.asgi())
+
+    def end_streams() -> None:
+        app.services().hub.close()
+
+    async with serving(host, on_close=end_streams) as port:
+        await app.services().leases.record_agents(["echo"])
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/tailrace") as http:
+            public = {"Host": "public.example"}
+            own = {**public, "Origin": "https://public.example"}
+            assert (await http.get(RUNS, headers=public)).status_code == 200
+            assert (await http.post(RUNS, json=BODY, headers=own)).status_code == 201
+            assert (await http.post(RUNS, json=BODY, headers={**public, "Origin": PAGE})).status_code == 403
 
 
 async def test_cors_is_closed_unless_it_is_opened(closed: Reading) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
@@ -70,7 +71,8 @@ async def test_a_server_that_says_all_it_can_says_no_secret(
     written = [line, out.decode(), (tmp_path / "err").read_text()]
     assert "metric.events_published" in written[2]
     assert canaries(*written, *refusals) == []
-    for secret in (key, key[-64:], made["id"] + "_", signing, "eyJ"):
+    password = urlsplit(environment["TAILRACE_DATABASE_URL"]).password
+    for secret in (key, key[-64:], made["id"] + "_", signing, "eyJ", *([password] if password else [])):
         assert not [text for text in (*written, *refusals) if secret in text]
 
 

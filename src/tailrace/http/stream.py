@@ -15,7 +15,7 @@ import random
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from tailrace.access.principal import EVERYBODY, Principal
+from tailrace.access.principal import Principal
 from tailrace.errors import PositionAhead, RunNotFound, Unavailable
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
@@ -43,7 +43,7 @@ class EventStream(Response):
     :param principal: who asks: another tenant's run is not there, and when its key is revoked the stream ends.
     """
 
-    def __init__(self, get_services: GetServices, run_id: str, position: int, principal: Principal = EVERYBODY) -> None:
+    def __init__(self, get_services: GetServices, run_id: str, position: int, principal: Principal) -> None:
         self._principal = principal
         self._get_services = get_services
         self._run_id = run_id

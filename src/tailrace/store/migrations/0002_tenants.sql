@@ -11,6 +11,8 @@ alter table tailrace.runs
 
 drop index tailrace.runs_idempotency_key;
 create unique index runs_idempotency_key on tailrace.runs (tenant, idempotency_key) where idempotency_key is not null;
+drop index tailrace.runs_newest_of_state;
 drop index tailrace.runs_newest_of_agent;
+create index runs_newest_of_state on tailrace.runs (tenant, state, created_at desc, id desc);
 create index runs_newest_of_agent on tailrace.runs (tenant, agent, created_at desc, id desc);
 create index runs_newest_of_tenant on tailrace.runs (tenant, created_at desc, id desc);
