@@ -60,7 +60,7 @@ class Runs:
             request.tenant,
         )
         if created is not None:
-            return await self.get(request.run_id), True
+            return await self.get(request.run_id, tenant=request.tenant), True
         if request.idempotency_key is not None:
             earlier = await self._database.row("run_of_key", request.idempotency_key, request.tenant)
             if earlier is not None:
@@ -69,7 +69,7 @@ class Runs:
                         "this Idempotency-Key was used before with another body; use a new key for a new run",
                         [Fault("", "differs from the body this Idempotency-Key was first used with")],
                     )
-                return await self.get(earlier["id"]), False
+                return await self.get(earlier["id"], tenant=request.tenant), False
         raise RunExists(f"a run with the id {request.run_id!r} exists; choose another, or leave the id out")
 
     async def get(self, run_id: str, *, tenant: str | None = None) -> RunRow:
