@@ -209,6 +209,7 @@ class _Parts:
             lease_seconds=settings.lease_seconds,
             concurrency=settings.worker_concurrency,
             max_event_bytes=settings.max_event_bytes,
+            stall_seconds=settings.stall_seconds,
         )
         self._doorbell.on(Ring.JOBS, lambda _: worker.jobs.set())
         self._doorbell.on(Ring.CANCEL, worker.cancel)

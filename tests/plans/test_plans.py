@@ -190,6 +190,21 @@ async def test_a_claim_costs_what_it_claims(large: Database) -> None:
     assert {"runs_leases", "runs_queue"} <= indexes(found)
 
 
+async def test_looking_for_orphans_costs_the_dead_and_the_old_queue(large: Database) -> None:
+    """Neither what is over nor the healthy leases are read; a record of seven agents tells 600 runs apart."""
+    async with large.transaction() as connection:
+        await connection.execute(f"insert into {SCHEMA}.agents (name) select 'a' || n from generate_series(0, 6) as n")
+        statement = await connection.prepare(query("orphans_claim", SCHEMA))
+        explained = await statement.explain("w", 50, 30.0, 60.0, 600.0, analyze=True)
+        await connection.execute("set local plan_cache_mode = force_generic_plan")
+        assert_frugal(await generic(connection, "orphans_claim", 5), at_most=0)
+        await connection.execute("deallocate all")
+        await connection.execute(f"truncate {SCHEMA}.agents")
+    found = list(nodes(explained[0]["Plan"]))
+    assert_frugal(found, at_most=100 + 500)
+    assert {"runs_leases", "runs_queue"} <= indexes(found)
+
+
 async def test_looking_for_work_costs_what_is_open(large: Database) -> None:
     """800 runs are open and 50,000 are over: the over ones are not read."""
     found = await analyzed(large, "outbox_take", 100, 200, 2**20)

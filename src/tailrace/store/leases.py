@@ -7,8 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import asyncpg
+
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
+
+# Nearly a century: who sets more means never, and Postgres has no date for "now" minus a few millennia.
+UNSEEN_MAX_SECONDS = 3e9
 
 
 class Leases:
@@ -20,20 +25,22 @@ class Leases:
     async def claim(self, *, worker: str, agents: Sequence[str], limit: int, lease_seconds: float) -> list[Lease]:
         """Claim up to ``limit`` runs, expired leases first, and bump the epoch of each."""
         rows = await self._database.rows("lease_claim", worker, list(agents), limit, lease_seconds)
-        return [
-            Lease(
-                run_id=row["id"],
-                agent=row["agent"],
-                input=row["input"],
-                epoch=row["epoch"],
-                last_seq=row["last_seq"],
-                takeovers=row["takeovers"],
-                resumed=row["resumed"],
-                cancel_requested=row["cancel_requested"],
-                created_at_seconds=row["created"],
-            )
-            for row in rows
-        ]
+        return [_lease(row) for row in rows]
+
+    async def claim_orphans(
+        self, *, worker: str, limit: int, lease_seconds: float, started_seconds: float, queued_seconds: float | None
+    ) -> list[Lease]:
+        """Claim up to ``limit`` runs whose agents are gone, and bump the epoch of each, so that they can be ended.
+
+        :param started_seconds: a started run without a lease is an orphan when its agent was not served for so long.
+        :param queued_seconds: so is a queued run that has waited for so long as well; None leaves the queue alone.
+        """
+        if queued_seconds is not None:
+            queued_seconds = min(queued_seconds, UNSEEN_MAX_SECONDS)
+        rows = await self._database.rows(
+            "orphans_claim", worker, limit, lease_seconds, min(started_seconds, UNSEEN_MAX_SECONDS), queued_seconds
+        )
+        return [_lease(row) for row in rows]
 
     async def renew(self, epochs: Mapping[str, int], lease_seconds: float) -> set[str]:
         """Prolong the leases of the runs in ``epochs`` and return the ids of those still held."""
@@ -53,7 +60,11 @@ class Leases:
         return {row["key"]: row["result"] for row in await self._database.rows("steps_kept", run_id)}
 
     async def record_agents(self, agents: Sequence[str]) -> None:
-        """Record that these agents are served, so that any API process accepts runs for them."""
+        """Record that these agents are served now.
+
+        Any API process accepts runs for an agent that was ever recorded, and no worker gives its runs up for as long
+        as the record is fresh.
+        """
         await self._database.rows("agents_seen", list(agents))
 
     async def known_agents(self) -> list[str]:
@@ -64,3 +75,17 @@ class Leases:
         """Whether some worker has served this agent."""
         known: bool = await self._database.value("agent_known", agent)
         return known
+
+
+def _lease(row: asyncpg.Record) -> Lease:
+    return Lease(
+        run_id=row["id"],
+        agent=row["agent"],
+        input=row["input"],
+        epoch=row["epoch"],
+        last_seq=row["last_seq"],
+        takeovers=row["takeovers"],
+        resumed=row["resumed"],
+        cancel_requested=row["cancel_requested"],
+        created_at_seconds=row["created"],
+    )

@@ -18,17 +18,19 @@ BACKOFF_MAX_SECONDS = 5.0
 class Duty:
     """Something to do whenever ``wake`` is set, and at least every ``interval_seconds``.
 
-    ``once`` returns whether there is reason to call it again at once.
+    ``once`` returns whether there is reason to call it again at once.  After a failure it is called again after
+    ``retry_max_seconds`` at the latest.
     """
 
     name: str
     once: Callable[[], Awaitable[bool]]
     interval_seconds: float
     wake: asyncio.Event | None = None
+    retry_max_seconds: float = BACKOFF_MAX_SECONDS
 
 
 async def perform(duty: Duty, telemetry: Telemetry) -> None:
-    """Perform a duty until cancelled.  A failure is told and tried again, later each time up to five seconds."""
+    """Perform a duty until cancelled.  A failure is told and tried again, later each time up to a bound."""
     wake = duty.wake or asyncio.Event()
     failures = 0
     while True:
@@ -38,7 +40,7 @@ async def perform(duty: Duty, telemetry: Telemetry) -> None:
             failures = 0
         except Exception as error:  # noqa: BLE001 - a duty outlives whatever befalls one of its turns
             failures += 1
-            delay = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 10))
+            delay = min(duty.retry_max_seconds, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 10))
             delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads processes out, guards nothing
             text = str(error) if isinstance(error, TailraceError) else f"{type(error).__name__}: {error}"
             telemetry.tell(DutyFailed(duty.name, text, round(delay, 3)))

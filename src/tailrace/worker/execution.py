@@ -33,6 +33,10 @@ class TooManyTakeovers(TailraceError):
     """Too many workers died while they held the run."""
 
 
+class AgentGone(TailraceError):
+    """No live worker serves the run's agent any more."""
+
+
 class AgentCancelledItself(TailraceError):
     """The agent raised CancelledError though nobody cancelled the run."""
 
@@ -42,9 +46,11 @@ class AgentExited(TailraceError):
 
 
 class Execution:
-    """Runs an agent under a lease and writes how it ended."""
+    """Runs an agent under a lease and writes how it ended; without an agent, that it is gone."""
 
-    def __init__(self, lease: Lease, agent: Agent, run: Run, *, appender: Appender, max_event_bytes: int) -> None:
+    def __init__(
+        self, lease: Lease, agent: Agent | None, run: Run, *, appender: Appender, max_event_bytes: int
+    ) -> None:
         self.lease = lease
         self._agent = agent
         self._run = run
@@ -79,6 +85,12 @@ class Execution:
 
     async def _outcome(self) -> tuple[draft.Draft, RunState, str | None]:
         try:
+            if self._agent is None:
+                raise AgentGone(
+                    f"no worker serves the agent {self.lease.agent!r} any more. If it was renamed or removed, start "
+                    "the run again under an agent that exists; if its workers were down, start them (tailrace serve "
+                    "--role worker --app …) and then the run"
+                )
             if self.lease.takeovers > TAKEOVERS_MAX:
                 raise TooManyTakeovers(
                     f"{self.lease.takeovers} workers died or froze while they held this run; it is not given to another"
@@ -87,7 +99,7 @@ class Execution:
                 await self._run.trace("run.resumed")
             if self._stopping.is_set():
                 raise asyncio.CancelledError  # asked to end before the agent was called
-            value = await self._supervised()
+            value = await self._supervised(self._agent)
             if self._run.cancelled:
                 return draft.run_cancelled(now_ms()), RunState.CANCELLED, None
             output = result_json(value, "what the agent returned") if value is not None else None
@@ -105,9 +117,9 @@ class Execution:
                 return draft.run_cancelled(now_ms()), RunState.CANCELLED, None
             return draft.run_failed(error, now_ms(), max_bytes=self._max_event_bytes), RunState.FAILED, None
 
-    async def _supervised(self) -> Any:
+    async def _supervised(self, agent: Agent) -> Any:
         """Return what the agent returns; cancel it when asked to stop, again and again if it does not listen."""
-        task = asyncio.ensure_future(self._call_agent())
+        task = asyncio.ensure_future(self._call(agent))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,9 +137,9 @@ class Execution:
             if not task.done():
                 task.cancel()
 
-    async def _call_agent(self) -> Any:
+    async def _call(self, agent: Agent) -> Any:
         try:
-            return await self._agent(self._run)
+            return await agent(self._run)
         except SystemExit as error:
             # asyncio would pass it on and end the whole process, with every other run in it.
             raise AgentExited(f"the agent called sys.exit({error.code!r})") from error

@@ -13,7 +13,8 @@ from tailrace.errors import DatabaseUnavailable
 from tailrace.model.run import Lease
 from tailrace.store.leases import Leases
 from tailrace.telemetry import DutyFailed, JobEnded, JobStarted, Telemetry
-from tailrace.worker.duties import Duty
+from tailrace.worker.attendance import Attendance
+from tailrace.worker.duties import BACKOFF_MAX_SECONDS, Duty
 from tailrace.worker.execution import CANCEL_GRACE_SECONDS, Agent, Execution
 from tailrace.worker.run import Run
 from tailrace.worker.threads import Threads
@@ -25,6 +26,11 @@ CANCEL_POLL_SECONDS = 1.0
 # A lease is renewed three times in its length, so that one lost renewal costs nothing.
 RENEWALS_PER_LEASE = 3
 CLAIM_MAX_RUNS = 50
+# An agent that no worker has served for this many leases is gone: its record is renewed as often as a lease, so six
+# renewals in a row are missing.
+GONE_AFTER_LEASES = 2
+# Most runs of gone agents that one turn ends.
+ORPHANS_MAX_RUNS = 50
 
 
 class Worker:
@@ -40,6 +46,7 @@ class Worker:
         lease_seconds: float,
         concurrency: int,
         max_event_bytes: int,
+        stall_seconds: float,
     ) -> None:
         self.name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._agents = agents
@@ -49,22 +56,31 @@ class Worker:
         self._lease_seconds = lease_seconds
         self._concurrency = concurrency
         self._max_event_bytes = max_event_bytes
+        self._stall_seconds = stall_seconds
+        self._attendance = Attendance(sorted(agents), leases, lease_seconds=lease_seconds)
         self._threads = Threads()
         self._executions: dict[str, Execution] = {}
         self._tasks = asyncio.TaskGroup()
         self._in_progress: set[asyncio.Task[None]] = set()
         self._accepting = asyncio.Event()
-        self._accepting.clear()
         self._renewed_at: dict[str, float] = {}
+        self._orphans = asyncio.Event()
         self.jobs = asyncio.Event()
         self.cancels = asyncio.Event()
 
     def duties(self) -> list[Duty]:
         """Return what has to be done again and again while the worker runs."""
+        renewal = self._lease_seconds / RENEWALS_PER_LEASE
+        # After an outage, what keeps a lease or a record alive must not wait longer than it would without one.
+        retry = min(BACKOFF_MAX_SECONDS, renewal)
+        cancels_retry = CANCEL_POLL_SECONDS
         return [
             Duty("worker.claim", self.claim_once, CLAIM_POLL_SECONDS, self.jobs),
-            Duty("worker.renew", self.renew_once, self._lease_seconds / RENEWALS_PER_LEASE),
-            Duty("worker.cancels", self.watch_cancels_once, CANCEL_POLL_SECONDS, self.cancels),
+            Duty("worker.renew", self.renew_once, renewal, retry_max_seconds=retry),
+            Duty("worker.agents", self._attendance.record_once, renewal, retry_max_seconds=retry),
+            Duty("worker.orphans", self.end_orphans_once, renewal, self._orphans),
+            # It also watches the clock, which goes on while Postgres is away.
+            Duty("worker.cancels", self.watch_cancels_once, CANCEL_POLL_SECONDS, self.cancels, cancels_retry),
         ]
 
     @asynccontextmanager
@@ -73,6 +89,7 @@ class Worker:
         async with self._tasks:
             self._accepting.set()
             self.jobs.set()
+            self._orphans.set()
             try:
                 yield
             finally:
@@ -95,10 +112,32 @@ class Worker:
         )
         for lease in leases:
             if self._accepting.is_set():
-                self._begin(lease, claimed_at=before)
+                self._begin(lease, self._agents[lease.agent], claimed_at=before)
             else:
                 await self._leases.release({lease.run_id: lease.epoch})
         return len(leases) == limit
+
+    async def end_orphans_once(self) -> bool:
+        """End runs whose agents nobody serves any more; return whether there may be more at once.
+
+        They take no place from runs that can be executed: a turn ends its orphans, a bounded number, before it returns.
+        """
+        witnessed = self._attendance.witnessed_seconds()
+        silence = GONE_AFTER_LEASES * self._lease_seconds
+        if witnessed < silence or not self._accepting.is_set():
+            return False
+        before = asyncio.get_running_loop().time()
+        leases = await self._leases.claim_orphans(
+            worker=self.name,
+            limit=ORPHANS_MAX_RUNS,
+            lease_seconds=self._lease_seconds,
+            started_seconds=silence,
+            queued_seconds=max(silence, self._stall_seconds) if witnessed >= self._stall_seconds else None,
+        )
+        tasks = [self._begin(lease, None, claimed_at=before) for lease in leases]
+        if tasks:
+            await asyncio.wait(tasks)
+        return len(leases) == ORPHANS_MAX_RUNS
 
     async def renew_once(self) -> bool:
         """Prolong the leases of the runs in progress and stop those that were lost."""
@@ -125,7 +164,7 @@ class Worker:
                 self.cancel(run_id)
         return False
 
-    def _begin(self, lease: Lease, *, claimed_at: float) -> None:
+    def _begin(self, lease: Lease, agent: Agent | None, *, claimed_at: float) -> asyncio.Task[None]:
         # A run may come back to the worker that was frozen while it held it: the older execution is over.
         if (older := self._executions.pop(lease.run_id, None)) is not None:
             older.stop("lease-lost")
@@ -138,7 +177,6 @@ class Worker:
             kept_steps=kept_steps,
             max_event_bytes=self._max_event_bytes,
         )
-        agent = self._agents[lease.agent]
         execution = Execution(lease, agent, run, appender=self._appender, max_event_bytes=self._max_event_bytes)
         self._executions[lease.run_id] = execution
         self._renewed_at[lease.run_id] = claimed_at
@@ -147,6 +185,7 @@ class Worker:
         task = self._tasks.create_task(self._execute(execution, kept_steps), name=f"run {lease.run_id}")
         self._in_progress.add(task)
         task.add_done_callback(self._in_progress.discard)
+        return task
 
     async def _execute(self, execution: Execution, kept_steps: dict[str, str]) -> None:
         lease = execution.lease
