@@ -23,6 +23,8 @@ from tailrace.write.appender import Appender
 # The fallbacks of the wake-ups for a queued run and for a cancellation.
 CLAIM_POLL_SECONDS = 1.0
 CANCEL_POLL_SECONDS = 1.0
+# How late a worker that cannot reach Postgres may notice that its lease is over.
+LEASE_WATCH_SECONDS = 0.5
 # A lease is renewed three times in its length, so that one lost renewal costs nothing.
 RENEWALS_PER_LEASE = 3
 CLAIM_MAX_RUNS = 50
@@ -73,14 +75,13 @@ class Worker:
         renewal = self._lease_seconds / RENEWALS_PER_LEASE
         # After an outage, what keeps a lease or a record alive must not wait longer than it would without one.
         retry = min(BACKOFF_MAX_SECONDS, renewal)
-        cancels_retry = CANCEL_POLL_SECONDS
         return [
             Duty("worker.claim", self.claim_once, CLAIM_POLL_SECONDS, self.jobs),
             Duty("worker.renew", self.renew_once, renewal, retry_max_seconds=retry),
             Duty("worker.agents", self._attendance.record_once, renewal, retry_max_seconds=retry),
             Duty("worker.orphans", self.end_orphans_once, renewal, self._orphans),
-            # It also watches the clock, which goes on while Postgres is away.
-            Duty("worker.cancels", self.watch_cancels_once, CANCEL_POLL_SECONDS, self.cancels, cancels_retry),
+            Duty("worker.leases", self.watch_leases_once, min(LEASE_WATCH_SECONDS, renewal)),
+            Duty("worker.cancels", self.watch_cancels_once, CANCEL_POLL_SECONDS, self.cancels),
         ]
 
     @asynccontextmanager
@@ -153,12 +154,19 @@ class Worker:
                     execution.stop("lease-lost")
         return False
 
-    async def watch_cancels_once(self) -> bool:
-        """Cancel the runs in progress that were asked to end, and stop those whose lease has run out meanwhile."""
+    async def watch_leases_once(self) -> bool:
+        """Stop the runs whose lease has run out by this process's own clock.
+
+        It asks nobody: when Postgres is away, or does not answer, others may reach it and take the runs over.
+        """
         now = asyncio.get_running_loop().time()
         for run_id, execution in list(self._executions.items()):
             if now - self._renewed_at.get(run_id, now) > self._lease_seconds:
                 execution.stop("lease-lost")
+        return False
+
+    async def watch_cancels_once(self) -> bool:
+        """Cancel the runs in progress that were asked to end."""
         if self._executions:
             for run_id in await self._leases.cancelled(list(self._executions)):
                 self.cancel(run_id)

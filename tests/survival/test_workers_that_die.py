@@ -1,0 +1,202 @@
+"""Runs survive their workers: killed, frozen, cut off.  Every worker here is a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+import tailrace
+from tailrace.model.run import RunState
+from tailrace.settings import Settings
+from tailrace.store.database import Database
+from tailrace.worker.execution import TAKEOVERS_MAX
+from tests.outage_support import Line, Served, served
+from tests.write_support import Running, execute, fetch, running, types, until, verified_log
+
+MakeSettings = Callable[..., Settings]
+AGENTS = Path(__file__).parent / "agents.py"
+FEWER_AGENTS = Path(__file__).parent / "fewer_agents.py"
+FRONT = ("api", "outbox")
+NODE = ["NodeStarted", "NodeFinished"]
+
+
+def marks(folder: Path) -> list[str]:
+    path = folder / "marks"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def marked(folder: Path, mark: str) -> None:
+    async def there() -> bool | None:
+        return True if mark in marks(folder) else None
+
+    await until(there)
+
+
+def open_gate(folder: Path, worker: Served) -> None:
+    (folder / f"gate-{worker.pid}").touch()
+
+
+async def epochs(database: Database, run_id: str) -> list[int]:
+    rows = await fetch(database, "select epoch from tailrace.run_events where run_id = $1 order by seq", run_id)
+    return [row["epoch"] for row in rows]
+
+
+async def assert_executes(app: Running, worker: Served) -> None:
+    """The worker, which is the only one, still does its work."""
+    run = await app.ended(await app.start("echo"))
+    assert run.output == str(worker.pid)
+
+
+def assert_resumed_once(log: Sequence[object], found: list[int], *, at: int) -> None:
+    """The first worker wrote what comes before ``at``, the second everything from there on."""
+    assert found == [0] + [1] * (at - 1) + [2] * (len(log) - at)
+
+
+async def test_a_killed_worker_is_replaced_and_the_run_resumes_at_the_first_step_that_was_not_kept(
+    database: Database, settings: MakeSettings, tmp_path: Path
+) -> None:
+    """kill -9 in the second step: the first is neither called nor emitted again, the second is called anew."""
+    one = settings(lease_seconds=1)
+    async with (
+        running(one, {}, FRONT) as app,
+        served(one, app=AGENTS, role="worker") as first,
+        served(one, app=AGENTS, role="worker") as second,
+    ):
+        second.freeze()
+        run_id = await app.start("stages", str(tmp_path))
+        await marked(tmp_path, f"two {first.pid}")
+        await first.kill()
+        second.thaw()
+        await marked(tmp_path, f"two {second.pid}")
+        open_gate(tmp_path, second)
+        run = await app.ended(run_id)
+    assert json.loads(run.output or "") == [first.pid, second.pid]
+    assert marks(tmp_path) == [f"one {first.pid}", f"two {first.pid}", f"two {second.pid}"]
+    log = await verified_log(database, run_id)
+    assert types(log) == ["RunStarted", *NODE, "NodeStarted", "DebugTrace", *NODE, "DebugTrace", "RunFinished"]
+    assert log[4].fn == "run.resumed"
+    assert_resumed_once(log, await epochs(database, run_id), at=4)
+
+
+@pytest.mark.parametrize("gate", ["closed", "open"])
+async def test_a_worker_that_was_frozen_past_its_lease_appends_nothing_and_stops_the_run(
+    database: Database, settings: MakeSettings, tmp_path: Path, gate: str
+) -> None:
+    """SIGSTOP, take-over, SIGCONT: whether it wakes up with something to write or not; and it goes on to serve."""
+    one = settings(lease_seconds=1)
+    async with running(one, {}, FRONT) as app, served(one, app=AGENTS, role="worker") as first:
+        run_id = await app.start("stages", str(tmp_path))
+        await marked(tmp_path, f"two {first.pid}")
+        first.freeze()
+        async with served(one, app=AGENTS, role="worker") as second:
+            await marked(tmp_path, f"two {second.pid}")
+            if gate == "open":
+                open_gate(tmp_path, first)
+            first.thaw()
+            await marked(tmp_path, f"stopped {first.pid}")
+            open_gate(tmp_path, second)
+            run = await app.ended(run_id)
+        await assert_executes(app, first)
+    assert json.loads(run.output or "") == [first.pid, second.pid]
+    log = await verified_log(database, run_id)
+    assert [event.fn for event in log if event.type == "DebugTrace"] == ["run.resumed", "after"]
+    assert_resumed_once(log, await epochs(database, run_id), at=4)
+
+
+@pytest.mark.parametrize("how", ["cut", "silence"])
+async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_clock(
+    database: Database, settings: MakeSettings, tmp_path: Path, how: str
+) -> None:
+    """Its connections are reset, or look whole and bring nothing: either way it is replaced, stops before it could know,
+    and serves again once the line is mended."""
+    one = settings(lease_seconds=1, tx_timeout_ms=500)
+    assert one.database_url is not None
+    async with Line(one.database_url.get_secret_value()).running() as line, running(one, {}, FRONT) as app:
+        async with served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as first:
+            run_id = await app.start("stages", str(tmp_path))
+            await marked(tmp_path, f"two {first.pid}")
+            getattr(line, how)()
+            await marked(tmp_path, f"stopped {first.pid}")
+            async with served(one, app=AGENTS, role="worker") as second:
+                await marked(tmp_path, f"two {second.pid}")
+                open_gate(tmp_path, first)
+                line.mend()
+                open_gate(tmp_path, second)
+                run = await app.ended(run_id)
+            await assert_executes(app, first)
+    assert json.loads(run.output or "") == [first.pid, second.pid]
+    log = await verified_log(database, run_id)
+    assert_resumed_once(log, await epochs(database, run_id), at=4)
+
+
+async def test_a_run_that_kills_every_worker_ends_after_so_many(database: Database, settings: MakeSettings) -> None:
+    """Each worker is killed by the agent's own hand; the last one does not call it any more.  The first deaths are
+    written down by the test, for each takes a lease."""
+    one = settings(lease_seconds=1)
+    async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
+        workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
+        there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
+        for worker in there:
+            worker.freeze()
+        run_id = await app.start("killer")
+        await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX - 2)
+        for worker in there:
+            worker.thaw()
+        run = await app.ended(run_id)
+        left = [worker for worker in there if worker.process.returncode is None]
+        assert len(left) == 1
+        await assert_executes(app, left[0])
+    assert (run.state, run.error_class) == (RunState.FAILED, "TooManyTakeovers")
+    log = await verified_log(database, run_id)
+    killed = {event.fn for event in log if (event.fn or "").startswith("killing")}
+    assert killed == {f"killing {worker.pid}" for worker in there if worker is not left[0]}
+
+
+async def test_a_run_of_an_agent_that_the_next_version_does_not_have_ends_in_run_failed(
+    database: Database, settings: MakeSettings, tmp_path: Path
+) -> None:
+    """Its worker is killed, and the one that follows has other agents."""
+    one = settings(lease_seconds=1)
+    async with running(one, {}, FRONT) as app:
+        async with served(one, app=AGENTS, role="worker") as first:
+            run_id = await app.start("stages", str(tmp_path))
+            await marked(tmp_path, f"two {first.pid}")
+        async with served(one, app=FEWER_AGENTS, role="worker"):
+            run = await app.ended(run_id)
+    assert (run.state, run.error_class) == (RunState.FAILED, "AgentGone")
+    assert "'stages'" in (run.error_message or "")
+    assert types(await verified_log(database, run_id)) == ["RunStarted", *NODE, "NodeStarted", "RunFailed"]
+
+
+async def test_a_steps_result_and_its_node_finished_are_one_transaction(
+    database: Database, settings: MakeSettings
+) -> None:
+    """The same transaction wrote both rows, so that no death can part them."""
+
+    async def agent(run: tailrace.Run) -> None:
+        await run.step("One", lambda: 1)
+        await kept.wait()
+
+    kept = asyncio.Event()
+    async with running(settings(), agent) as app:
+        run_id = await app.start()
+
+        async def both() -> list[str] | None:
+            rows = await fetch(
+                database,
+                "select steps.xmin::text as step, events.xmin::text as event from tailrace.run_steps as steps"
+                " join tailrace.run_events as events on events.run_id = steps.run_id and events.seq = steps.seq"
+                " where steps.run_id = $1 and events.type = 'NodeFinished'",
+                run_id,
+            )
+            return [rows[0]["step"], rows[0]["event"]] if rows else None
+
+        step, event = await until(both)
+        kept.set()
+        await app.ended(run_id)
+    assert step == event
