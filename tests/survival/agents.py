@@ -22,7 +22,7 @@ def mark(folder: Path, word: str) -> int:
 async def wait_at_gate(folder: Path) -> int:
     """Leave a mark, and return once the test has opened this process's gate."""
     mark(folder, "two")
-    while not (folder / f"gate-{os.getpid()}").exists():
+    while not (folder / f"gate-{os.getpid()}").exists():  # noqa: ASYNC110 - the test is another process
         await asyncio.sleep(0.005)
     return os.getpid()
 

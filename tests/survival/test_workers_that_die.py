@@ -11,17 +11,23 @@ from pathlib import Path
 import pytest
 
 import tailrace
+from tailrace.errors import DatabaseUnavailable
 from tailrace.model.run import RunState
+from tailrace.runtime import Role
 from tailrace.settings import Settings
 from tailrace.store.database import Database
+from tailrace.store.leases import Leases
+from tailrace.store.runs import Runs
+from tailrace.telemetry import JobStarted
+from tailrace.worker import worker as worker_module
 from tailrace.worker.execution import TAKEOVERS_MAX
 from tests.outage_support import Line, Served, served
-from tests.write_support import Running, execute, fetch, running, types, until, verified_log
+from tests.write_support import Running, execute, expire, fetch, running, started, types, until, verified_log
 
 MakeSettings = Callable[..., Settings]
 AGENTS = Path(__file__).parent / "agents.py"
 FEWER_AGENTS = Path(__file__).parent / "fewer_agents.py"
-FRONT = ("api", "outbox")
+FRONT: tuple[Role, ...] = ("api", "outbox")
 NODE = ["NodeStarted", "NodeFinished"]
 
 
@@ -112,23 +118,26 @@ async def test_a_worker_that_was_frozen_past_its_lease_appends_nothing_and_stops
 async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_clock(
     database: Database, settings: MakeSettings, tmp_path: Path, how: str
 ) -> None:
-    """Its connections are reset, or look whole and bring nothing: either way it is replaced, stops before it could know,
-    and serves again once the line is mended."""
+    """Its connections are reset, or look whole and bring nothing: it stops before it could know, is replaced, and
+    serves again once the line is mended."""
     one = settings(lease_seconds=1, tx_timeout_ms=500)
     assert one.database_url is not None
-    async with Line(one.database_url.get_secret_value()).running() as line, running(one, {}, FRONT) as app:
-        async with served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as first:
-            run_id = await app.start("stages", str(tmp_path))
-            await marked(tmp_path, f"two {first.pid}")
-            getattr(line, how)()
-            await marked(tmp_path, f"stopped {first.pid}")
-            async with served(one, app=AGENTS, role="worker") as second:
-                await marked(tmp_path, f"two {second.pid}")
-                open_gate(tmp_path, first)
-                line.mend()
-                open_gate(tmp_path, second)
-                run = await app.ended(run_id)
-            await assert_executes(app, first)
+    async with (
+        Line(one.database_url.get_secret_value()).running() as line,
+        running(one, {}, FRONT) as app,
+        served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as first,
+    ):
+        run_id = await app.start("stages", str(tmp_path))
+        await marked(tmp_path, f"two {first.pid}")
+        getattr(line, how)()
+        await marked(tmp_path, f"stopped {first.pid}")
+        async with served(one, app=AGENTS, role="worker") as second:
+            await marked(tmp_path, f"two {second.pid}")
+            open_gate(tmp_path, first)
+            line.mend()
+            open_gate(tmp_path, second)
+            run = await app.ended(run_id)
+        await assert_executes(app, first)
     assert json.loads(run.output or "") == [first.pid, second.pid]
     log = await verified_log(database, run_id)
     assert_resumed_once(log, await epochs(database, run_id), at=4)
@@ -171,6 +180,33 @@ async def test_a_run_of_an_agent_that_the_next_version_does_not_have_ends_in_run
     assert (run.state, run.error_class) == (RunState.FAILED, "AgentGone")
     assert "'stages'" in (run.error_message or "")
     assert types(await verified_log(database, run_id)) == ["RunStarted", *NODE, "NodeStarted", "RunFailed"]
+
+
+async def test_a_rescue_for_which_postgres_has_no_answer_is_not_a_death(
+    database: Database, settings: MakeSettings, runs: Runs, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept steps are asked for again, under the same lease; the run does not wait for it to end."""
+    monkeypatch.setattr(worker_module, "KEPT_RETRY_SECONDS", 0.001)
+    lease = await started(runs, leases, worker="dead")
+    await expire(database, lease.run_id)
+    kept_steps, failures = Leases.kept_steps, [1, 2]
+
+    async def kept_at_last(self: Leases, run_id: str) -> dict[str, str]:
+        if failures:
+            failures.pop()
+            raise DatabaseUnavailable("away")
+        return await kept_steps(self, run_id)
+
+    monkeypatch.setattr(Leases, "kept_steps", kept_at_last)
+
+    async def agent(run: tailrace.Run) -> str:
+        return "done"
+
+    async with running(settings(), agent) as app:
+        assert (await app.ended(lease.run_id)).output == '"done"'
+        assert [job.epoch for job in app.told.of(JobStarted)] == [lease.epoch + 1]
+    rows = await fetch(database, "select takeovers from tailrace.runs")
+    assert [row["takeovers"] for row in rows] == [1]
 
 
 async def test_a_steps_result_and_its_node_finished_are_one_transaction(

@@ -27,6 +27,7 @@ CANCEL_POLL_SECONDS = 1.0
 LEASE_WATCH_SECONDS = 0.5
 # A lease is renewed three times in its length, so that one lost renewal costs nothing.
 RENEWALS_PER_LEASE = 3
+KEPT_RETRY_SECONDS = 0.5
 CLAIM_MAX_RUNS = 50
 # An agent that no worker has served for this many leases is gone: its record is renewed as often as a lease, so six
 # renewals in a row are missing.
@@ -200,7 +201,7 @@ class Worker:
         self._telemetry.tell(JobStarted(lease.run_id, lease.agent, lease.epoch, lease.resumed))
         try:
             if lease.resumed:
-                kept_steps.update(await self._leases.kept_steps(lease.run_id))
+                kept_steps.update(await self._kept_steps(lease.run_id))
             state = await execution.execute()
             self._telemetry.tell(JobEnded(lease.run_id, lease.agent, state))
         except Exception as error:  # noqa: BLE001 - one run's trouble must not end the others; its lease runs out
@@ -210,6 +211,18 @@ class Worker:
                 del self._executions[lease.run_id]
                 self._renewed_at.pop(lease.run_id, None)
             self.jobs.set()
+
+    async def _kept_steps(self, run_id: str) -> dict[str, str]:
+        """Return the kept results, as soon as Postgres gives them: the lease is renewed meanwhile.
+
+        To drop the run for this would leave it to its lease, and count as the death of a worker.
+        """
+        while True:
+            try:
+                return await self._leases.kept_steps(run_id)
+            except DatabaseUnavailable as error:
+                self._telemetry.tell(DutyFailed("worker.execute", f"run {run_id}: {error}", KEPT_RETRY_SECONDS))
+            await asyncio.sleep(KEPT_RETRY_SECONDS)
 
     async def _stop(self) -> None:
         epochs = {run_id: execution.lease.epoch for run_id, execution in self._executions.items()}
