@@ -91,6 +91,7 @@ class Line:
         self._open = asyncio.Event()
         self._open.set()
         self._refusing = False
+        self._losses = 0
         self.port = 0
 
     @property
@@ -108,6 +109,10 @@ class Line:
         self._refusing = True
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def lose_answers(self, count: int) -> None:
+        """Let the next questions through, and break the connection when their answers come."""
+        self._losses = count
 
     def mend(self) -> None:
         """Close what was silenced, as the network does in the end, and let new connections through."""
@@ -134,7 +139,7 @@ class Line:
             there, back = await self._connect()
             self._writers.add(back)
             try:
-                await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+                await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer, answers=True))
             finally:
                 self._writers.discard(back)
                 back.transport.abort()
@@ -151,9 +156,14 @@ class Line:
             return await asyncio.open_unix_connection(f"{given['host'][0]}/.s.PGSQL.{port}")
         return await asyncio.open_connection(self._target.hostname, self._target.port or 5432)
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool = False
+    ) -> None:
         while piece := await reader.read(1 << 16):
             await self._open.wait()
+            if answers and self._losses:
+                self._losses -= 1
+                break
             writer.write(piece)
             await writer.drain()
         raise ConnectionResetError

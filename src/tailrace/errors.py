@@ -25,6 +25,7 @@
     ├── NodeTimeout                a node took longer than its bound (also a TimeoutError)
     ├── Unavailable                trouble that passes: try again
     │   ├── DatabaseUnavailable
+    │   │   └── OutcomeUnknown     the answer to a start was lost: it may have been executed
     │   ├── BusUnavailable
     │   ├── ServerUnavailable      a client could not reach the server
     │   └── NotStarted             the App was used before its lifespan started it
@@ -155,7 +156,16 @@ class Unavailable(TailraceError):
 
 
 class DatabaseUnavailable(Unavailable):
-    """Postgres could not be reached or did not answer in time."""
+    """Postgres could not be reached or did not answer in time.
+
+    ``sent`` says that a statement was under way: it may have been executed, and only its answer was lost.
+    """
+
+    sent = False
+
+
+class OutcomeUnknown(DatabaseUnavailable):
+    """Whether a run was started is not known: Postgres went away after it was asked, and before it answered."""
 
 
 class BusUnavailable(Unavailable):

@@ -3,13 +3,17 @@
 Every statement runs under ``statement_timeout`` and every transaction under ``idle_in_transaction_session_timeout``
 (``TAILRACE_TX_TIMEOUT_MS``): a process that freezes while it holds a row lock loses its session and the lock with it.
 Measured: with 2 s set, the lock of a frozen publisher was free after 1.6 s; unset, never.
+
+The server's own bounds say nothing when the server is what has frozen, when the network swallows its answers, or when a
+commit waits for a standby, which ``statement_timeout`` does not end.  So the client waits for an answer a little longer
+than the server may take for it, and then gives the statement up.  What it has done by then is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -27,6 +31,8 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 # Two writers, one outbox pass, and what HTTP and the duties ask at the same moment.
 POOL_MAX = 16
 CONNECT_SECONDS = 5.0
+# The server ends a statement in time unless it cannot; its answer, which says so for certain, is worth this wait.
+ANSWER_GRACE_SECONDS = 1.0
 
 # What passes by itself: the server is away, starting, stopping, full, read-only, or too slow to answer in time.
 _PASSING = (
@@ -39,11 +45,24 @@ _PASSING = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.LockNotAvailableError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # a lock that cannot be had; a database that lets nobody in
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
     asyncpg.PostgresSystemError,
 )
+
+# What an operator has to mend; everything goes on by itself once that is done.
+_ADVICE: dict[type[asyncpg.PostgresError], str] = {
+    asyncpg.InvalidPasswordError: "Check TAILRACE_DATABASE_URL",
+    asyncpg.InvalidAuthorizationSpecificationError: "Check TAILRACE_DATABASE_URL",
+    asyncpg.InvalidCatalogNameError: "Create the database first",
+    asyncpg.UndefinedTableError: "Run `tailrace db upgrade`",
+    asyncpg.InsufficientPrivilegeError: "Check the grants of the role that Tailrace connects as",
+}
+_HANDLED: tuple[type[Exception], ...] = (*_PASSING, *_ADVICE)
+# Errors that end a connection, and with it the knowledge of what became of the statement under way. After any other
+# error that Postgres sends, the statement has not happened.
+_UNANSWERED = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class Database:
@@ -53,6 +72,7 @@ class Database:
         self.schema = schema
         self.url = url
         self._tx_timeout_ms = tx_timeout_ms
+        self._answer_seconds = tx_timeout_ms / 1000 + ANSWER_GRACE_SECONDS
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
@@ -69,6 +89,7 @@ class Database:
                 min_size=0,
                 max_size=POOL_MAX,
                 timeout=CONNECT_SECONDS,
+                command_timeout=self._answer_seconds,
                 max_inactive_connection_lifetime=300,
                 reset=_keep,
                 server_settings=self._session(),
@@ -87,19 +108,34 @@ class Database:
         except TimeoutError:
             pool.terminate()
 
-    async def connect(self) -> asyncpg.Connection[asyncpg.Record]:
-        """Return a connection of one's own, outside the pool, for LISTEN."""
+    async def connect(self, *, patient: bool = False) -> asyncpg.Connection[asyncpg.Record]:
+        """Return a connection of one's own, outside the pool, for LISTEN; or a patient one, for migrations.
+
+        A patient one waits for an answer as long as it takes.
+        """
         with passing("connect to", self.address):
-            return await asyncpg.connect(self.url, timeout=CONNECT_SECONDS, server_settings=self._session())
+            return await asyncpg.connect(
+                self.url,
+                timeout=CONNECT_SECONDS,
+                command_timeout=None if patient else self._answer_seconds,
+                server_settings=self._session(),
+            )
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """Lend a connection; raise ``DatabaseUnavailable`` for trouble that passes."""
         if self._pool is None:
             raise DatabaseUnavailable(f"the connections to {self.address} are closed; start Tailrace first")
+        pool = self._pool
         with passing("use", self.address):
-            async with self._pool.acquire(timeout=self._tx_timeout_ms / 1000) as connection:
+            connection = await pool.acquire(timeout=self._tx_timeout_ms / 1000)
+        try:
+            with passing("use", self.address, sent=True):
                 yield connection
+        finally:
+            # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
+            with suppress(*_PASSING):
+                await pool.release(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -148,18 +184,16 @@ def address_of(url: str) -> str:
 
 
 @contextmanager
-def passing(verb: str, address: str) -> Iterator[None]:
-    """Turn driver errors that pass by themselves into ``DatabaseUnavailable``."""
+def passing(verb: str, address: str, *, sent: bool = False) -> Iterator[None]:
+    """Turn driver errors that pass by themselves, or by an operator's hand, into ``DatabaseUnavailable``.
+
+    :param sent: statements are executed in the block, so that one may be lost between its commit and its answer.
+    """
     try:
         yield
-    except (asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError) as error:
-        raise DatabaseUnavailable(
-            f"could not {verb} Postgres at {address}: {error}. Check TAILRACE_DATABASE_URL"
-        ) from error
-    except asyncpg.InvalidCatalogNameError as error:
-        raise DatabaseUnavailable(
-            f"could not {verb} Postgres at {address}: {error}. Create the database first"
-        ) from error
-    except _PASSING as error:
-        found = str(error) or type(error).__name__
-        raise DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. It may pass: try again") from error
+    except _HANDLED as error:
+        found = str(error).rstrip(".") or type(error).__name__
+        advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "It may pass: try again")
+        unavailable = DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. {advice}")
+        unavailable.sent = sent and (isinstance(error, _UNANSWERED) or not isinstance(error, asyncpg.PostgresError))
+        raise unavailable from error

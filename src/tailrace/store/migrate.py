@@ -8,12 +8,14 @@ from importlib import resources
 
 import asyncpg
 
-from tailrace.errors import SchemaMismatch
+from tailrace.errors import DatabaseUnavailable, SchemaMismatch
 from tailrace.store.database import Connection, Database, passing
 from tailrace.store.queries import in_schema, query
 
 # Two processes that upgrade at the same moment wait for each other; the number is the ASCII of "trail".
 ADVISORY_LOCK = 0x747261696C
+# A migration may take minutes; one that hangs must not make every process that starts hang with it, without a word.
+LOCK_WAIT_MS = 60_000
 _FILE_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -78,19 +80,31 @@ async def upgrade(database: Database) -> list[str]:
     """Apply what is missing and return the names of what was applied.
 
     :raises SchemaMismatch: the database is ahead of this code.
-    :raises DatabaseUnavailable: Postgres is away.
+    :raises DatabaseUnavailable: Postgres is away, or another process is upgrading and does not get done.
     """
-    connection = await database.connect()
+    connection = await database.connect(patient=True)
     try:
         with passing("upgrade", database.address):
             # A migration of a large table, and the wait for another process's, may take longer than a statement may.
-            await connection.execute(
-                "set statement_timeout = 0; set lock_timeout = 0; set idle_in_transaction_session_timeout = 0"
-            )
-            await connection.execute("select pg_advisory_lock($1)", ADVISORY_LOCK)
+            await connection.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
+            await _lock(connection, database)
+            await connection.execute("set lock_timeout = 0")
             return await _apply_missing(connection, database)
     finally:
         await connection.close()
+
+
+async def _lock(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> None:
+    try:
+        await connection.execute(f"set lock_timeout = {LOCK_WAIT_MS}")
+        await connection.execute("select pg_advisory_lock($1)", ADVISORY_LOCK)
+    except asyncpg.LockNotAvailableError as error:
+        holder = await connection.fetchval(query("migrations_holder", database.schema), ADVISORY_LOCK)
+        raise DatabaseUnavailable(
+            f"another process upgrades the database at {database.address} and was not done after "
+            f"{LOCK_WAIT_MS / 1000:g} s: its session is {holder}. Let it finish and try again; if it hangs, end it: "
+            f"select pg_terminate_backend({holder})"
+        ) from error
 
 
 async def _apply_missing(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> list[str]:

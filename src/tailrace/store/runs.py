@@ -10,7 +10,15 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
-from tailrace.errors import Fault, IdempotencyConflict, InvalidInput, RunExists, RunNotFound, RunTerminated
+from tailrace.errors import (
+    DatabaseUnavailable,
+    Fault,
+    IdempotencyConflict,
+    InvalidInput,
+    RunExists,
+    RunNotFound,
+    RunTerminated,
+)
 from tailrace.model.run import DEFAULT_TENANT, TERMINAL_STATES, RunRow, RunState, is_run_id
 from tailrace.store.database import Database
 
@@ -60,7 +68,11 @@ class Runs:
             request.tenant,
         )
         if created is not None:
-            return await self.get(request.run_id, tenant=request.tenant), True
+            try:
+                return await self.get(request.run_id, tenant=request.tenant), True
+            except DatabaseUnavailable as error:
+                error.sent = True  # The run is there, whatever became of this second question.
+                raise
         if request.idempotency_key is not None:
             earlier = await self._database.row("run_of_key", request.idempotency_key, request.tenant)
             if earlier is not None:

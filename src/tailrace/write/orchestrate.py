@@ -6,6 +6,7 @@ import hashlib
 import secrets
 import time
 
+from tailrace.errors import DatabaseUnavailable, OutcomeUnknown, RunExists
 from tailrace.model import strictjson
 from tailrace.model.event import EventType
 from tailrace.model.run import DEFAULT_TENANT, RunRow
@@ -50,13 +51,42 @@ class Orchestrator:
         if idempotency_key is not None:
             request_hash = hashlib.sha256(strictjson.canonical([agent, input_value, run_id])).digest()
         request = RunRequest(run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash, tenant)
-        run, is_new = await self._runs.create(request)
+        run, is_new = await self._create(request, can_ask_again=run_id is None or idempotency_key is not None)
         if is_new:
             self._telemetry.tell(RunCreated(run.id, run.agent))
             self._telemetry.tell(EventsPersisted(run.id, [(1, EventType.RUN_STARTED)]))
             self._doorbell.ring(Ring.EVENTS, run.id)
             self._doorbell.ring(Ring.JOBS)
         return run, is_new
+
+    async def _create(self, request: RunRequest, *, can_ask_again: bool) -> tuple[RunRow, bool]:
+        """Create the run; when the answer is lost, find out whether it was created, as far as that can be had.
+
+        Sending the same again does both: it creates the run, or finds the one of the first try, by its key or by its
+        id, which is ours alone.  An id that the caller chose without a key may have been anybody's: then the caller
+        has to look.
+        """
+        try:
+            return await self._runs.create(request)
+        except DatabaseUnavailable as error:
+            if not error.sent:
+                raise
+            lost = error
+        if can_ask_again:
+            try:
+                run, is_new = await self._runs.create(request)
+            except RunExists:
+                if request.idempotency_key is not None:
+                    raise  # With the key the first try's run would have been found; this one is somebody else's.
+                return await self._runs.get(request.run_id, tenant=request.tenant), True
+            except DatabaseUnavailable as error:
+                lost = error
+            else:
+                return run, is_new or run.id == request.run_id
+        raise OutcomeUnknown(
+            f"{lost}. Whether the run {request.run_id!r} was started is not known: repeat the request with the "
+            "Idempotency-Key it had, or, if it had none, look whether there is such a run"
+        ) from lost
 
     async def cancel(self, run_id: str, *, tenant: str | None = None) -> None:
         """Cancel a run; errors are those of ``Runs.cancel``."""
