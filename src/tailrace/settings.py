@@ -70,7 +70,12 @@ class Settings(BaseSettings):
         Field(ge=1, le=3600, description="How long a worker may be silent before its runs are taken over, in seconds."),
     ] = 30
     stall_seconds: Annotated[
-        float, Field(gt=0, description="A started run without a new event for this long counts as stalled, in seconds.")
+        float,
+        Field(
+            gt=0,
+            description="A started run without a new event for this long counts as stalled, and a queued one whose agent "
+            "no worker has served for this long is failed, in seconds.",
+        ),
     ] = 600
     max_event_bytes: Annotated[
         int, Field(ge=256, le=16 * 2**20, description="Most that an event's `data` may take as UTF-8 JSON, in bytes.")
