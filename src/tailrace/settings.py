@@ -73,8 +73,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="A started run without a new event for this long counts as stalled, and a queued one whose agent "
-            "no worker has served for this long is failed, in seconds.",
+            description="A started run without a new event for this long counts as stalled, and a queued one whose "
+            "agent no worker has served for this long is failed, in seconds.",
         ),
     ] = 600
     max_event_bytes: Annotated[
