@@ -357,6 +357,11 @@ class ServerProcess:
         serve = [sys.executable, "-m", "tailrace", "serve", "--app", str(AGENTS)]
         return [*serve, "--port", str(self.port), "--role", self._role]
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it and return once it is ready."""
         self._process = subprocess.Popen(self.command(), env=self._environment, stdout=subprocess.DEVNULL)

@@ -14,9 +14,11 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from tailrace.errors import ApiError, ServerUnavailable, UsageError
+from tailrace.http.requests import check_idempotency_key
 from tailrace.http.views import EventPage, RunList, RunView, StreamToken
-from tailrace.model.event import Event
-from tailrace.model.run import is_run_id
+from tailrace.model import strictjson
+from tailrace.model.event import SEQ_MAX, Event
+from tailrace.model.run import is_run_id, parse_position
 
 RUNS = "/api/agents/runs"
 CONNECT_SECONDS = 5.0
@@ -47,6 +49,7 @@ class Client:
     :param api_key: sent as ``Authorization: Bearer …``; a server without credentials does not look at it.
     :param transport: another way to reach it than TCP, such as ``httpx2.AsyncHTTPTransport(uds=…)``.
     :param silence_seconds: a stream that is silent for longer is connected anew; above the server's heartbeat.
+    :raises UsageError: the URL is none that a server can have.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Client:
     ) -> None:
         if api_key is not None and not _KEY.match(api_key):
             raise UsageError("the API key has characters that no key has; is there a space or a line break in it?")
-        self._url = url.rstrip("/")
+        self._url = _checked_url(url)
         self._silence_seconds = silence_seconds
         self._http = httpx2.AsyncClient(
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
@@ -92,12 +95,15 @@ class Client:
 
         :param input: any JSON value.
         :param idempotency_key: with the same key and the same request, the run of the first time is returned.
+        :raises InvalidInput: the input is not strict JSON, or the key not acceptable.
         :raises ApiError: the server refused; ``.status`` and ``.problem`` say why.
         :raises ServerUnavailable: it could not be reached.
         """
+        check_idempotency_key(idempotency_key)
+        strictjson.check({"agent": agent, "runId": run_id})
         body: dict[str, Any] = {"agent": agent}
         if input is not None:
-            body["input"] = input
+            body["input"] = orjson.Fragment(strictjson.dump(input))
         if run_id is not None:
             body["runId"] = run_id
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
@@ -113,11 +119,12 @@ class Client:
         """Return a page of runs, newest first; errors as for ``start``."""
         query = {"state": state, "agent": agent, "limit": str(limit), "cursor": cursor}
         given = {name: value for name, value in query.items() if value is not None}
+        strictjson.check(given)
         return await self._call(RunList, "GET", RUNS, query=given)
 
     async def events(self, run_id: str, *, from_seq: int = 0, limit: int = 100) -> EventPage:
         """Return a page of published events with a seq above ``from_seq``; errors as for ``start``."""
-        query = {"fromSeq": str(from_seq), "limit": str(limit)}
+        query = {"fromSeq": str(_position(from_seq)), "limit": str(limit)}
         return await self._call(EventPage, "GET", f"{_path(run_id)}/events", query=query)
 
     async def cancel(self, run_id: str) -> RunView:
@@ -134,9 +141,10 @@ class Client:
         Connects anew by itself, with the last seq it has yielded, until the run ends; it waits longer after each
         failure, up to five seconds, and has no end of its own: bound it with ``asyncio.timeout`` if you need one.
 
+        :raises InvalidPosition: ``from_seq`` is no whole number from 0 to 2^63 - 1.
         :raises ApiError: the server refused, for instance because there is no such run.
         """
-        position, failures = from_seq, 0
+        position, failures = _position(from_seq), 0
         while True:
             delay = 0.0
             try:
@@ -211,6 +219,22 @@ def _path(run_id: str) -> str:
             httpx2.codes.NOT_FOUND, {"status": 404, "title": "Not Found", "detail": f"there is no run {run_id[:128]!r}"}
         )
     return f"{RUNS}/{run_id}"
+
+
+def _checked_url(url: str) -> str:
+    try:
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, UnicodeError, TypeError) as error:
+        raise UsageError(f"{url!r:.200} is not the URL of a server: {error}") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise UsageError(f"{url!r:.200} is not the URL of a server; give one as http://127.0.0.1:8400")
+    return url.rstrip("/")
+
+
+def _position(from_seq: object) -> int:
+    # True is a number to Python and none to anybody else, and text of 5,000 digits is not made to be refused.
+    is_one = type(from_seq) is int and abs(from_seq) <= 2 * SEQ_MAX
+    return parse_position(str(from_seq) if is_one else "", "/fromSeq")
 
 
 def _api_error(response: httpx2.Response) -> ApiError:

@@ -14,6 +14,8 @@
     │   ├── ScopeMissing           its key has not the scope
     │   ├── KeyMisplaced           a key stands where it must not: in the URL, or twice
     │   └── CrossSiteRefused       a browser sent it for another site
+    ├── BodyTooSlow                a request body did not come in time
+    ├── UnsupportedBody            a request body is declared as something else than plain JSON
     ├── NotFound
     │   ├── RunNotFound
     │   └── AgentNotFound
@@ -113,6 +115,14 @@ class KeyMisplaced(AccessRefused):
 
 class CrossSiteRefused(AccessRefused):
     """A browser sent the request for a page of another site."""
+
+
+class BodyTooSlow(TailraceError):
+    """A request body did not come in time."""
+
+
+class UnsupportedBody(TailraceError):
+    """A request body is declared as something else than plain JSON."""
 
 
 class NotFound(TailraceError):

@@ -120,6 +120,17 @@ class Settings(BaseSettings):
             "commas; `*`, for all, only without credentials."
         ),
     ] = ()
+    max_connections: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Most connections that `tailrace serve` keeps open.")
+    ] = 12_000
+    request_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="How long a request's head, and then its body, may take to come, in seconds."),
+    ] = 10
+    write_seconds: Annotated[
+        float,
+        Field(gt=0, le=3600, description="How long a client may take nothing before it is let go, in seconds."),
+    ] = 60
     worker_concurrency: Annotated[
         int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
     ] = 100

@@ -324,11 +324,13 @@ async def test_a_reader_that_stops_holds_nobody_up_and_gets_everything(server: R
 
 
 @pytest.mark.parametrize("stalls_at", ["an-event", "the-end", "the-shutdown"])
-async def test_a_reader_that_takes_nothing_is_let_go(
-    server: Reading, monkeypatch: pytest.MonkeyPatch, stalls_at: str
-) -> None:
+async def test_a_reader_that_takes_nothing_is_let_go(settings: Callable[..., Settings], stalls_at: str) -> None:
     """Each write is bounded in time, the last one of a stream too; else a stalled client keeps its place for ever."""
-    monkeypatch.setattr(streams, "WRITE_SECONDS", 0.2)
+    async with reading(settings(heartbeat_seconds=30, write_seconds=0.2)) as server:
+        await _is_let_go(server, stalls_at)
+
+
+async def _is_let_go(server: Reading, stalls_at: str) -> None:
     run = await server.run()
     await server.publish()
     async with request(server.port, f"{RUNS}/r/stream", receive_buffer=2048) as stalled:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tailrace.cli.numbers import whole
 from tailrace.cli.output import Json, print_json, print_table, run
 from tailrace.runtime import open_database
 from tailrace.settings import load_settings
@@ -22,7 +23,9 @@ def group() -> None:
 
 @commands.command()
 def status(
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many runs to show.")] = 10,
+    limit: Annotated[
+        int, typer.Option("--limit", parser=whole(1, 1000), metavar="N", help="How many runs to show.")
+    ] = 10,
     json: Json = False,
 ) -> None:
     """Print the backlog in all, and the runs with the largest."""

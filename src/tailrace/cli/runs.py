@@ -9,13 +9,14 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from tailrace.cli.numbers import whole
 from tailrace.cli.output import Json, print_json, print_table, run
 from tailrace.cli.reach import reach
 from tailrace.client import Client
 from tailrace.errors import InvalidInput, UsageError
 from tailrace.http.views import RunList, RunView
 from tailrace.model import strictjson
-from tailrace.model.event import Event
+from tailrace.model.event import SEQ_MAX, Event
 from tailrace.model.run import RunState
 
 commands = typer.Typer(help="Start, list, show, watch and cancel runs.", no_args_is_help=True)
@@ -64,7 +65,7 @@ def start(
 def list_runs(
     state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Only runs of this agent.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="How many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", parser=whole(1, 500), metavar="N", help="How many.")] = 50,
     cursor: Annotated[str | None, typer.Option("--cursor", help="The nextCursor of the page before.")] = None,
     url: Url = None,
     api_key_file: KeyFile = None,
@@ -102,7 +103,9 @@ def show(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Jso
 @commands.command()
 def watch(
     run_id: RunId,
-    from_seq: Annotated[int, typer.Option("--from-seq", min=0, help="The last seq already seen.")] = 0,
+    from_seq: Annotated[
+        int, typer.Option("--from-seq", parser=whole(0, SEQ_MAX), metavar="SEQ", help="The last seq already seen.")
+    ] = 0,
     url: Url = None,
     api_key_file: KeyFile = None,
     json: Json = False,

@@ -12,13 +12,15 @@ import typer
 
 from tailrace.app import App
 from tailrace.cli.loading import load_app
+from tailrace.cli.numbers import whole
 from tailrace.cli.output import run
 from tailrace.errors import TailraceError, UsageError
 from tailrace.exporters.logs import LibraryHandler
+from tailrace.http.connection import Limits
 from tailrace.http.loopback import LoopbackHostOnly
-from tailrace.http.server import serving
+from tailrace.http.server import allow_connections, serving
 from tailrace.runtime import ROLES, Role
-from tailrace.settings import describe_settings
+from tailrace.settings import Settings, describe_settings
 from tailrace.telemetry import ProcessReady
 from tailrace.worker.signals import on_stop
 
@@ -36,7 +38,8 @@ def serve(
     role: Annotated[RoleOption, typer.Option("--role", help="What this process does.")] = "all",
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 for any free one.")
+        int,
+        typer.Option("--port", parser=whole(0, 65535), metavar="PORT", help="Port to listen on; 0 for any free one."),
     ] = 8400,
 ) -> None:
     """Serve the HTTP API, execute runs and publish their events, or one of these.
@@ -57,11 +60,22 @@ async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int, *, has
     listening = _listen(host, port)
     with on_stop(lambda _: stop.set(), is_last=True), listening:
         asgi = app.asgi(roles=roles)
-        async with app.running(roles), serving(asgi if has_keys else LoopbackHostOnly(asgi), listening):
-            address = _address(listening)
-            app.services().telemetry.tell(ProcessReady(roles, address))
-            typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
-            await stop.wait()
+        async with app.running(roles):
+            limits = _limits(app.services().settings)
+            allow_connections(limits)
+            async with serving(asgi if has_keys else LoopbackHostOnly(asgi), listening, limits):
+                address = _address(listening)
+                app.services().telemetry.tell(ProcessReady(roles, address))
+                typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
+                await stop.wait()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        connections_max=settings.max_connections,
+        request_seconds=settings.request_seconds,
+        write_seconds=settings.write_seconds,
+    )
 
 
 def _require_loopback(host: str) -> None:

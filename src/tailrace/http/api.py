@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, FastAPI, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from tailrace.access.principal import Scope
 from tailrace.errors import AgentNotFound, Fault, InvalidInput
 from tailrace.http.caller import Caller, caller_with, stream_caller
+from tailrace.http.openapi import describe
 from tailrace.http.probes import probes
-from tailrace.http.problems import answer_with_problems, describe_problems
-from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, start_run
+from tailrace.http.problems import answer_with_problems
+from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, refuse_ambiguity, start_run
 from tailrace.http.services import GetServices, Services
 from tailrace.http.stream import EventStream
 from tailrace.http.views import EventPage, Problem, RunList, RunView, StreamToken, summary_of, token_view, view_of
@@ -69,10 +70,12 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
     answer_with_problems(api, get_services)
     api.include_router(probes(get_services))
     if with_runs:
-        api.include_router(_writing(get_services))
-        api.include_router(_reading(get_services))
+        unambiguous = [Depends(refuse_ambiguity)]
+        api.include_router(_writing(get_services), dependencies=unambiguous)
+        api.include_router(_reading(get_services), dependencies=unambiguous)
     generate = api.openapi
-    api.openapi = lambda: describe_problems(generate())  # type: ignore[method-assign] # FastAPI's own way to extend it
+    limits = {PREFIX: RUNS_MAX, f"{PREFIX}/{{runId}}/events": EVENTS_MAX}
+    api.openapi = lambda: describe(generate(), limits=limits)  # type: ignore[method-assign] # FastAPI's own way to extend it
     return api
 
 
@@ -95,7 +98,8 @@ def _writing(get_services: GetServices) -> APIRouter:
         caller: Caller = writer,
     ) -> Response:
         services = caller.services
-        body = start_run(await read_json(request, services.settings.max_body_bytes))
+        settings = services.settings
+        body = start_run(await read_json(request, settings.max_body_bytes, settings.request_seconds))
         key = check_idempotency_key(idempotency_key)
         await _require_agent(services, body.agent)
         run, is_new = await caller.start(body, key)

@@ -11,6 +11,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from tailrace import errors as e
@@ -32,6 +33,8 @@ STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
     (e.KeyMisplaced, HTTPStatus.BAD_REQUEST),
     (e.AccessRefused, HTTPStatus.FORBIDDEN),
     (e.BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (e.BodyTooSlow, HTTPStatus.REQUEST_TIMEOUT),
+    (e.UnsupportedBody, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (e.NotFound, HTTPStatus.NOT_FOUND),
     (e.Conflict, HTTPStatus.CONFLICT),
     (e.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -41,6 +44,7 @@ STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": RETRY_AFTER_SECONDS},
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+    HTTPStatus.REQUEST_TIMEOUT: {"Connection": "close"},
 }
 
 
@@ -92,6 +96,11 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
     async def routing(request: Request, error: HTTPException) -> Response:
         detail = f"{request.method} {request.url.path} is not served here; GET /openapi.json lists what is"
         return problem(error.status_code, detail, headers=error.headers)
+
+    @api.exception_handler(ClientDisconnect)
+    async def left(_request: Request, _error: ClientDisconnect) -> Response:
+        # In the midst of its body; there is nobody to read this, and nothing for the log.
+        return problem(HTTPStatus.BAD_REQUEST, "the body did not come to its end")
 
     @api.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections import Counter
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from tailrace.errors import BodyTooLarge, Fault, InvalidInput
+from tailrace.errors import BodyTooLarge, BodyTooSlow, Fault, InvalidInput, UnsupportedBody
 from tailrace.model import strictjson
 from tailrace.model.event import RUN_ID_PATTERN
 from tailrace.model.run import AGENT_NAME_MAX
 
 _COUNT = re.compile(r"[1-9][0-9]{0,9}\Z", re.ASCII)
+# As Apache's mod_reqtimeout: a large body on a slow line is no attack, a byte now and then is.
+BODY_BYTES_PER_SECOND = 1024
+_JSON_TYPE = re.compile(
+    r"application/(?:[a-z0-9.-]+\+)?json(?:\s*;\s*charset=\"?utf-?8\"?)?\s*;?\Z", re.ASCII | re.IGNORECASE
+)
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
+
+
+# Headers of which one is meant.  Host and Content-Length are the server's to refuse.
+_SINGLE_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 
 
 class StartRun(BaseModel):
@@ -30,22 +41,58 @@ class StartRun(BaseModel):
     ] = None
 
 
-async def read_json(request: Request, max_bytes: int) -> Any:
+async def refuse_ambiguity(request: Request) -> None:
+    """Raise ``InvalidInput`` where two values were sent and one is meant: whoever is in front may choose the other."""
+    faults = [
+        Fault(f"/{name}", "was sent more than once")
+        for name in _SINGLE_HEADERS
+        if len(request.headers.getlist(name)) > 1
+    ]
+    counted = Counter(name for name, _ in request.query_params.multi_items())
+    faults += [Fault(f"/{_escaped(name)}", "was sent more than once") for name, count in counted.items() if count > 1]
+    if faults:
+        raise InvalidInput(f"the request is ambiguous: {faults[0].pointer[1:]} {faults[0].detail}", faults)
+
+
+async def read_json(request: Request, max_bytes: int, seconds: float) -> Any:
     """Return the body as strict JSON.
 
+    :param seconds: how long the body may take to come, and one more for each ``BODY_BYTES_PER_SECOND`` that came.
     :raises BodyTooLarge: it has more than ``max_bytes`` bytes; no more than that is read.
+    :raises BodyTooSlow: it did not come in time.
+    :raises UnsupportedBody: it is declared as something else than plain JSON.
     :raises InvalidInput: it is not strict JSON.
     """
+    _require_plain_json(request)
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
+    until = asyncio.get_running_loop().time() + seconds
+    try:
+        async with asyncio.timeout_at(until) as bound:
+            async for piece in request.stream():
+                body += piece
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+                bound.reschedule(until + len(body) / BODY_BYTES_PER_SECOND)
+    except TimeoutError:
+        raise BodyTooSlow(f"the body did not come in time: after {seconds:g} s there were {len(body)} bytes") from None
     # The body is one object around the input, which may be as deep as any document.
     return strictjson.parse(bytes(body), depth_max=strictjson.DEPTH_MAX + 1)
+
+
+def _require_plain_json(request: Request) -> None:
+    """Refuse bodies that say they are something else.
+
+    What a page of another origin can send without asking first (a form, plain text) is among them.
+    """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() not in ("", "identity"):
+        raise UnsupportedBody(f"the body is encoded as {coding[:100]!r}; send it as it is, without Content-Encoding")
+    kind = request.headers.get("content-type")
+    if kind is not None and not _JSON_TYPE.match(kind.strip()):
+        raise UnsupportedBody(f"the body is declared as {kind[:100]!r}; send Content-Type: application/json")
 
 
 def start_run(document: object) -> StartRun:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from tailrace.access.principal import Principal
 from tailrace.errors import PositionAhead, RunNotFound, Unavailable
+from tailrace.http.connection import ABORT
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
 from tailrace.read.follow import follow
@@ -33,8 +34,9 @@ HEADERS = [
 RETRY_MS = 1000
 # After trouble, spread out, so that the clients of a server that went away do not come back in one moment.
 TROUBLE_RETRY_MS = (1000, 5000)
-# A reader that takes nothing for this long is let go; it can resume.
-WRITE_SECONDS = 30.0
+# Each write is bounded in time, so it must be small for a slow reader to live: with the bounds of http/connection.py
+# one that takes 1 KB/s does.
+WRITE_MAX_BYTES = 16 * 2**10
 
 
 class EventStream(Response):
@@ -49,6 +51,7 @@ class EventStream(Response):
         self._run_id = run_id
         self._position = position
         self._started = False
+        self._write_seconds = 0.0
         self._client_gone = False
         self.background = None
 
@@ -56,6 +59,7 @@ class EventStream(Response):
         """Answer: the stream, 204 when it has ended, or a request to come again."""
         try:
             services = self._get_services()
+            self._write_seconds = services.settings.write_seconds
             if services.hub.closing or services.streams_open >= services.settings.max_streams:
                 await self._come_again(send)
                 return
@@ -86,6 +90,8 @@ class EventStream(Response):
             reason = "trouble"
             try:
                 reason = await self._watch_client(services, watched, receive, send)
+                if reason == "too-slow":
+                    await _cut(scope, receive)
             finally:
                 services.telemetry.tell(StreamClosed(self._run_id, self._position, reason))
 
@@ -115,13 +121,13 @@ class EventStream(Response):
         try:
             return await self._pass_on(services, watched, send)
         except _ReaderStalled:
-            return "too-slow"  # The server cuts the connection of a response that was not completed.
+            return "too-slow"
 
     async def _pass_on(self, services: Services, watched: Watched, send: Send) -> str:
         settings = services.settings
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
         self._started = True
-        await _body(send, retry(RETRY_MS))
+        await self._body(send, retry(RETRY_MS))
         loop = asyncio.get_running_loop()
         rotate_at = loop.time() + settings.stream_max_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads, guards nothing
         following = follow(watched, services.events, self._position, heartbeat_seconds=settings.heartbeat_seconds)
@@ -130,13 +136,13 @@ class EventStream(Response):
                 if not services.credentials.still_holds(self._principal):
                     await self._end(send)
                     return "revoked"
-                await _body(send, chunk.text)
+                await self._body(send, chunk.text)
                 self._position = chunk.last_seq
                 if chunk.terminal:
-                    await _body(send, b"", more=False)
+                    await self._body(send, b"", more=False)
                     return "terminal"
                 if loop.time() > rotate_at:
-                    await _body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
+                    await self._body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
                     return "rotated"
         except Unavailable:
             await self._end(send)
@@ -149,15 +155,28 @@ class EventStream(Response):
         await self._end(send)
 
     async def _end(self, send: Send) -> None:
-        await _body(send, retry(random.randint(*TROUBLE_RETRY_MS)), more=False)  # noqa: S311 - spreads, guards nothing
+        await self._body(send, retry(random.randint(*TROUBLE_RETRY_MS)), more=False)  # noqa: S311 - spreads, guards nothing
+
+    async def _body(self, send: Send, text: bytes, *, more: bool = True) -> None:
+        for start in range(0, len(text) or 1, WRITE_MAX_BYTES):
+            part = text[start : start + WRITE_MAX_BYTES]
+            is_last = start + WRITE_MAX_BYTES >= len(text)
+            try:
+                async with asyncio.timeout(self._write_seconds):
+                    await send({"type": "http.response.body", "body": part, "more_body": more or not is_last})
+            except TimeoutError:
+                raise _ReaderStalled from None
 
 
-async def _body(send: Send, text: bytes, *, more: bool = True) -> None:
-    try:
-        async with asyncio.timeout(WRITE_SECONDS):
-            await send({"type": "http.response.body", "body": text, "more_body": more})
-    except TimeoutError:
-        raise _ReaderStalled from None
+async def _cut(scope: Scope, receive: Receive) -> None:
+    """Abort the connection, with all that the transport still holds for a client that does not take it.
+
+    A server without our extension closes the connection of a response that was not completed, when it can.
+    """
+    abort = (scope.get("extensions") or {}).get(ABORT, {}).get("abort")
+    if abort is not None:
+        abort()
+        await _disconnect(receive)
 
 
 async def _disconnect(receive: Receive) -> None:

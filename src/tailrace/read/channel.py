@@ -77,15 +77,16 @@ class Channel:
                 break  # A gap: the database fills it, and gives these again.
         return grown
 
-    def after(self, position: int) -> Sequence[Frame] | None:
-        """Return the frames that follow ``position``, empty when there is none yet.
+    def after(self, position: int, *, limit: int | None = None) -> Sequence[Frame] | None:
+        """Return the frames that follow ``position``, ``limit`` at most, empty when there is none yet.
 
         None means that the position has left the ring: read the database from there up to ``head``.
         """
         if self._ring_last is None or position >= self._ring_last:
             return ()
         if self._ring and position + 1 >= self._ring[0].seq:
-            return self._ring[position + 1 - self._ring[0].seq :]
+            first = position + 1 - self._ring[0].seq
+            return self._ring[first : None if limit is None else first + limit]
         return None
 
     def _push(self, newest: Frame) -> None:
