@@ -29,7 +29,7 @@ from tests.hostile.clients import (
 from tests.read_support import HandWrittenRun, ServerProcess, publish_all
 
 WATCHING, STALLED, VANISHED = 1000, 300, 200
-EVENT_BYTES, EVENTS, SLOWLY = 4000, 100, 40
+EVENT_BYTES, EVENTS, SLOWLY = 4000, 100, 20
 WRITE_SECONDS = 3
 # What docs/adr/0015 states for a stream whose reader stalls: a page or the part of the ring that goes out, the chunk
 # made of it, and the transport's buffer, and for any stream the objects that make it up.
