@@ -27,6 +27,7 @@ from tailrace.model import draft
 from tailrace.model.draft import Draft
 from tailrace.model.event import StoredEvent
 from tailrace.model.run import RunState
+from tailrace.read.follow import follow
 from tailrace.runtime import Role
 from tailrace.settings import Settings
 from tailrace.store.database import Database
@@ -106,6 +107,8 @@ class HandWrittenRun:
 
 class DeafBus:
     """A bus that takes everything and passes nothing on, after telling ``on_publish`` what it was given."""
+
+    hearing = True
 
     def __init__(self, on_publish: Callable[[Sequence[Published]], None] | None = None) -> None:
         self._on_publish = on_publish
@@ -455,3 +458,13 @@ def away(services: Services) -> Iterator[None]:
         yield
     finally:
         services.database._pool = pool
+
+
+async def stream_in_process(services: Services, run_id: str, position: int = 0) -> AsyncIterator[dict[str, Any]]:
+    """Follow a run as the stream endpoint does, without HTTP: every event after ``position``, to the terminal one."""
+    heartbeat = services.settings.heartbeat_seconds
+    async with services.hub.watch(run_id) as (watched, _):
+        async for chunk in follow(watched, services.events, position, heartbeat_seconds=heartbeat):
+            for line in chunk.text.decode().split("\n"):
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))

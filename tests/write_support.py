@@ -218,6 +218,8 @@ async def running(
 class RecordingBus:
     """A bus that keeps what it is handed, in the order in which it is handed over."""
 
+    hearing = True
+
     def __init__(self) -> None:
         self.received: dict[str, list[int]] = {}
         self.batches = 0

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal, assert_never
+from urllib.parse import urlsplit
 
 from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
 from tailrace.bus.bus import Bus
+from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.memory import MemoryBus
 from tailrace.bus.postgres import PostgresBus
@@ -40,6 +42,8 @@ Role = Literal["api", "worker", "outbox"]
 ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
 # The wake-ups that drive these are in the process; the interval is only there for the loop to have one.
 WOKEN_INTERVAL_SECONDS = 60.0
+# How often streams are compared with the database while the bus brings nothing.
+DEAF_POLL_SECONDS = 1.0
 # What a stopping process may take to publish what its runs have just written.
 DRAIN_SECONDS = 2.0
 
@@ -85,7 +89,7 @@ async def run_roles(
     metrics = PrometheusExporter()
     logs = LogExporter(level=settings.log_level, log_events=settings.log_events)
     telemetry = Telemetry((metrics, logs, *exporters))
-    if settings.bus_url == "memory://" and set(roles) != set(ROLES):
+    if settings.bus_url.get_secret_value() == "memory://" and set(roles) != set(ROLES):
         raise SettingsError(
             "TAILRACE_BUS_URL=memory:// serves one process with all roles; use postgres:// to split them"
         )
@@ -125,7 +129,8 @@ class _Parts:
         self._doorbell = Doorbell(database, telemetry)
         self._events = Events(database)
         self._leases = Leases(database)
-        bus = self._choose_bus()
+        self._bus_duties: list[Duty] = []
+        bus = self._choose_bus(settings.bus_url.get_secret_value())
         runs, outbox = Runs(database), Outbox(database)
         self._hub = Hub(bus, self._events)
         timeout = settings.tx_timeout_ms / 2000
@@ -147,12 +152,16 @@ class _Parts:
             credentials=credentials,
         )
 
-    def _choose_bus(self) -> Bus:
-        match self._settings.bus_url:
-            case "memory://":
+    def _choose_bus(self, url: str) -> Bus:
+        match urlsplit(url).scheme:
+            case "memory":
                 return MemoryBus()
-            case _:
+            case "postgres":
                 return LocalFirst(PostgresBus(self._doorbell))
+            case _:
+                linked = LinkedBus(_wire(url, self._settings.db_schema), self._telemetry)
+                self._bus_duties.append(Duty("bus.link", linked.link_once, RETRY_SECONDS))
+                return LocalFirst(linked)
 
     @asynccontextmanager
     async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
@@ -161,6 +170,7 @@ class _Parts:
             duties = [
                 Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
                 Duty("doorbell.flush", self._doorbell.flush, WOKEN_INTERVAL_SECONDS, self._doorbell.waiting),
+                *self._bus_duties,
             ]
             for role in ROLES:
                 if role in roles:
@@ -183,6 +193,7 @@ class _Parts:
                 return [
                     Duty("hub.fill", self._hub.fill_once, WOKEN_INTERVAL_SECONDS, self._hub.fill),
                     Duty("hub.tails", self._hub.check_tails_once, settings.heartbeat_seconds, self._hub.check_tails),
+                    Duty("hub.poll", self._hub.poll_once, DEAF_POLL_SECONDS),
                 ]
             case "outbox":
                 self._doorbell.keep_local(Ring.EVENTS)
@@ -241,6 +252,25 @@ class _Parts:
                     pass
         except (TimeoutError, TailraceError) as error:
             self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))
+
+
+def _wire(url: str, namespace: str) -> Wire:
+    """Return the way to the server that a checked bus URL names."""
+    extra = "nats" if urlsplit(url).scheme in ("nats", "tls") else "redis"
+    try:
+        # Optional: imported only by those who name them.
+        if extra == "nats":
+            from tailrace.bus.nats import NatsWire  # noqa: PLC0415
+
+            return NatsWire(url, namespace)
+        from tailrace.bus.redis import RedisWire  # noqa: PLC0415
+
+        return RedisWire(url, namespace)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"TAILRACE_BUS_URL names a {extra} server, and the package {error.name} is not installed: "
+            f"pip install 'tailrace[{extra}]'"
+        ) from error
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

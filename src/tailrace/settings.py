@@ -23,9 +23,11 @@ from tailrace.errors import SettingsError
 PREFIX = "TAILRACE_"
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 ENV_FILE = Path(".env")
-BUS_SCHEMES = ("postgres", "memory")
+# The buses that need no address, and those that are servers of their own.
+OWN_BUSES = ("postgres", "memory")
+BUS_SERVERS = ("redis", "rediss", "nats", "tls")
 # Their values are never repeated, in no error.
-SECRETS = frozenset({"database_url", "api_key"})
+SECRETS = frozenset({"database_url", "bus_url", "api_key"})
 
 
 class Settings(BaseSettings):
@@ -47,9 +49,13 @@ class Settings(BaseSettings):
         Path | None, Field(description="Folder of the embedded Postgres; default: the user's data folder.")
     ] = None
     bus_url: Annotated[
-        str,
-        Field(description="`postgres://` (the Tailrace database itself) or `memory://` (for one process alone)."),
-    ] = "postgres://"
+        SecretStr,
+        Field(
+            description="`postgres://` (the Tailrace database itself), `memory://` (for one process alone), "
+            "`redis://[user:password@]host[:port][/number]` or `nats://[user:password@]host[:port]`; with TLS "
+            "`rediss://` or `tls://`."
+        ),
+    ] = SecretStr("postgres://")
     outbox_poll_ms: Annotated[
         int,
         Field(
@@ -148,9 +154,8 @@ class Settings(BaseSettings):
 
     @field_validator("bus_url")
     @classmethod
-    def _is_a_bus(cls, value: str) -> str:
-        if value not in (f"{scheme}://" for scheme in BUS_SCHEMES):
-            raise ValueError("must be postgres:// or memory://")
+    def _is_a_bus(cls, value: SecretStr) -> SecretStr:
+        _require_bus(value.get_secret_value())
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -170,6 +175,33 @@ class Settings(BaseSettings):
                     "must be origins as a browser sends them, https://app.example or http://localhost:5173"
                 )
         return value
+
+
+def _require_bus(url: str) -> None:
+    """Raise ``ValueError`` with what is wrong; the text repeats no part that may hold a password."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError(
+            "is not a URL; the port must be a number, and / ? # @ in a password be written %2F %3F …"
+        ) from None
+    scheme = parts.scheme
+    if scheme in OWN_BUSES:
+        if url != f"{scheme}://":
+            raise ValueError(f"must be {scheme}:// alone: this bus has no address of its own")
+    elif scheme not in BUS_SERVERS:
+        raise ValueError(
+            f"must begin with {', '.join(f'{known}://' for known in (*OWN_BUSES, *BUS_SERVERS))}"
+            + (f"; found {scheme}://" if scheme else "")
+        )
+    elif not parts.hostname or port == 0:
+        raise ValueError(f"needs the host of the server: {scheme}://host or {scheme}://user:password@host:port")
+    elif scheme in ("redis", "rediss"):
+        if not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
+            raise ValueError(f"may end in the number of a database, as in {scheme}://host/0")
+    elif parts.path not in ("", "/") or parts.query:
+        raise ValueError(f"takes nothing after the host and the port: {scheme}://host:port")
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -212,6 +244,8 @@ def _plain(value: object) -> str:
             return str(int(value))
         case tuple():
             return ",".join(value)
+        case SecretStr():
+            return value.get_secret_value()
     return str(value)
 
 

@@ -126,6 +126,28 @@ class WakeupsRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class WakeupsDead:
+    """The wake-up connection stands and hears nothing, as behind a pooler; polling takes its place."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusLost:
+    """The bus at ``address`` is away; events are published all the same, and other processes' streams poll."""
+
+    address: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusRestored:
+    """The bus at ``address`` is back."""
+
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessReady:
     """A process serves its roles."""
 
@@ -179,6 +201,9 @@ Happening = (
     | DutyFailed
     | WakeupsLost
     | WakeupsRestored
+    | WakeupsDead
+    | BusLost
+    | BusRestored
     | ProcessReady
     | ProcessStopping
     | KeysFileRead

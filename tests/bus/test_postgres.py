@@ -13,7 +13,7 @@ from tailrace.errors import BusUnavailable
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import PENDING_MAX, Doorbell, Ring
-from tailrace.telemetry import Happening, Telemetry, WakeupsLost, WakeupsRestored
+from tailrace.telemetry import BusLost, BusRestored, Happening, Telemetry, WakeupsLost, WakeupsRestored
 from tests.conformance.media import opened, postgres
 from tests.read_support import until
 
@@ -37,6 +37,33 @@ async def test_publishing_without_the_database_says_that_the_bus_is_away(databas
         await bus.publish([Published("r", 3)])
     await database.open()
     assert await doorbell.flush(), "what could not be sent must stay queued"
+
+
+async def test_a_notify_that_hangs_is_waited_for_once(
+    database: Database, telemetry: Telemetry, happenings: list[Happening], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outbox holds row locks meanwhile; its rings stay queued for the doorbell's own flush, and it is told once."""
+    doorbell = Doorbell(database, telemetry)
+    bus = PostgresBus(doorbell, patience_seconds=0.01)
+    hung = 0
+
+    async def hang() -> bool:
+        nonlocal hung
+        hung += 1
+        await asyncio.Event().wait()
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.setattr(doorbell, "flush", hang)
+        for seq in range(1, 20):
+            with pytest.raises(BusUnavailable, match=r"NOTIFY took longer than 0\.01 s"):
+                await bus.publish([Published("r", seq)])
+    assert hung == 1
+    assert [type(happening) for happening in happenings] == [BusLost]
+    assert await doorbell.flush(), "what was not sent must stay queued"
+    bus._again_at, bus._patience_seconds = 0.0, 5.0
+    await bus.publish([Published("r", 20)])
+    assert [type(happening) for happening in happenings] == [BusLost, BusRestored]
 
 
 async def test_without_a_listening_connection_the_check_fails(database: Database) -> None:
@@ -86,7 +113,7 @@ async def test_a_broken_connection_is_told_and_its_return_too(
     rung: list[str] = []
     doorbell.on(Ring.JOBS, rung.append)
     listening = asyncio.create_task(doorbell.listen_once())
-    await until(lambda: doorbell.listening, "it listens")
+    await until(lambda: doorbell.hearing, "it hears")
     async with database.connection() as connection:
         await connection.fetch(
             "select pg_terminate_backend(pid) from pg_stat_activity "
@@ -96,7 +123,7 @@ async def test_a_broken_connection_is_told_and_its_return_too(
     assert await listening
     assert not doorbell.listening
     again = asyncio.create_task(doorbell.listen_once())
-    await until(lambda: doorbell.listening, "it listens again")
+    await until(lambda: doorbell.hearing, "it hears again")
     other = Doorbell(await opened(settings()), Telemetry())
     other.ring(Ring.JOBS)
     await other.flush()

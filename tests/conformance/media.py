@@ -6,17 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tailrace.bus.bus import Bus, Published
+from tailrace.bus.linked import LinkedBus, Wire
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.memory import MemoryBus
+from tailrace.bus.nats import NatsWire
 from tailrace.bus.postgres import PostgresBus
+from tailrace.bus.redis import RedisWire
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
 from tailrace.worker.duties import Duty, perform
+from tests.proxy import Proxy, proxied
 from tests.read_support import PATIENCE_SECONDS, until
+from tests.servers import Server, valkey
+from tests.servers import nats as nats_server
 
 
 @dataclass
@@ -66,12 +74,16 @@ class Medium:
     """One kind of bus.
 
     ``new_process`` opens the bus as another process would, ``others`` says whether other processes hear it at all.
-    ``break_connections`` cuts what the processes receive by and returns how many were cut.
+    ``break_connections`` cuts what the processes receive by and returns how many were cut.  ``server`` is what stands
+    behind a bus that has a server of its own, ``namespaced`` opens the bus as a process of another deployment would.
     """
 
     new_process: Callable[[], Awaitable[Process]]
     others: bool
     break_connections: Callable[[], Awaitable[int]] | None = None
+    server: Server | None = None
+    proxy: Proxy | None = None
+    namespaced: Callable[[str], Awaitable[Process]] | None = None
 
     async def pair(self) -> tuple[Process, Process]:
         """Return a process that publishes and one that hears it."""
@@ -103,9 +115,28 @@ async def local_first(settings: Settings) -> AsyncIterator[Medium]:
         yield Medium(new_process, others=True, break_connections=lambda: _cut_listeners(settings))
 
 
-MEDIA = {"memory": memory, "postgres": postgres, "local-first": local_first}
-BETWEEN_PROCESSES = ("postgres", "local-first")
-CONNECTED = ("postgres", "local-first")
+@asynccontextmanager
+async def redis(settings: Settings) -> AsyncIterator[Medium]:
+    """``redis://``, on a Valkey."""
+    with TemporaryDirectory() as folder, valkey(Path(folder)) as server:
+        async with _linked(settings, server, lambda port, name: RedisWire(f"redis://127.0.0.1:{port}", name)) as medium:
+            yield medium
+
+
+@asynccontextmanager
+async def nats(settings: Settings) -> AsyncIterator[Medium]:
+    """``nats://``."""
+    with TemporaryDirectory() as folder, nats_server(Path(folder)) as server:
+        async with _linked(settings, server, lambda port, name: NatsWire(f"nats://127.0.0.1:{port}", name)) as medium:
+            yield medium
+
+
+MEDIA = {"memory": memory, "postgres": postgres, "local-first": local_first, "redis": redis, "nats": nats}
+BETWEEN_PROCESSES = ("postgres", "local-first", "redis", "nats")
+CONNECTED = ("postgres", "local-first", "redis", "nats")
+# Without the first half that serves the own process.
+ALONE = ("postgres", "redis", "nats")
+WITH_A_SERVER = ("redis", "nats")
 OWN_PROCESS_FIRST = ("memory", "local-first")
 IN_TWO_HALVES = ("local-first",)
 
@@ -124,10 +155,46 @@ async def _over_postgres(
             duty = Duty("doorbell.listen", doorbell.listen_once, 0.05)
             task = asyncio.create_task(perform(duty, Telemetry()))
             stack.push_async_callback(_ended, task)
-            await until(lambda: doorbell.listening, "the doorbell listens")
+            await until(lambda: doorbell.hearing, "the doorbell hears")
             return process
 
         yield new_process
+
+
+@asynccontextmanager
+async def _linked(settings: Settings, server: Server, wire: Callable[[int, str], Wire]) -> AsyncIterator[Medium]:
+    async with proxied(server.port) as proxy, AsyncExitStack() as stack:
+
+        async def namespaced(namespace: str) -> Process:
+            bus = LinkedBus(wire(proxy.port, namespace), Telemetry())
+            process = Process(bus)
+            await stack.enter_async_context(linking(bus))
+            return process
+
+        async def cut() -> int:
+            return proxy.cut()
+
+        yield Medium(
+            lambda: namespaced(settings.db_schema),
+            others=True,
+            break_connections=cut,
+            server=server,
+            proxy=proxy,
+            namespaced=namespaced,
+        )
+
+
+@asynccontextmanager
+async def linking(bus: LinkedBus, telemetry: Telemetry | None = None, *, wait: bool = True) -> AsyncIterator[None]:
+    """Keep a bus linked inside the block, as the duty of a process does."""
+    duty = Duty("bus.link", bus.link_once, 0.02)
+    task = asyncio.create_task(perform(duty, telemetry or Telemetry()))
+    try:
+        if wait:
+            await until(lambda: bus.hearing, "the bus is linked")
+        yield
+    finally:
+        await _ended(task)
 
 
 async def opened(settings: Settings) -> Database:

@@ -119,6 +119,23 @@ async def test_a_lost_last_message_is_found_by_the_tail_check(database: Database
         assert await following == [1, 2]
 
 
+async def test_while_the_bus_hears_nothing_the_hub_looks_by_itself(database: Database, events: Events) -> None:
+    """Between two heartbeats too, and not while the bus brings what there is."""
+    run = await HandWrittenRun.start(database, "r")
+    bus = DeafBus()
+    hub = Hub(bus, events)
+    async with hub.watch("r") as (watched, _):
+        await run.append_many(3)
+        await publish_all(database, DeafBus())
+        await hub.poll_once()
+        assert watched.channel.head == 0
+        bus.hearing = False
+        await hub.poll_once()
+        assert watched.channel.head == 4
+        await settle(hub)
+        assert await seqs_upto(watched, events, 0, 4) == [1, 2, 3, 4]
+
+
 async def test_a_fill_that_the_bus_overtook_does_not_forget_what_is_still_missing(
     database: Database, hooked: HookedEvents
 ) -> None:

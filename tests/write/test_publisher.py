@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
 
+from tailrace.bus.bus import Published
+from tailrace.bus.local_first import LocalFirst
 from tailrace.errors import BusUnavailable, DatabaseUnavailable
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
@@ -15,7 +18,7 @@ from tailrace.store.events import Events
 from tailrace.store.leases import Leases
 from tailrace.store.outbox import Outbox
 from tailrace.store.runs import Runs
-from tailrace.telemetry import DutyFailed, EventsPublished, OutboxBatch, OutboxGap, Telemetry
+from tailrace.telemetry import EventsPublished, OutboxBatch, OutboxGap, Telemetry
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
 from tests.write_support import (
@@ -268,10 +271,39 @@ async def test_a_session_that_is_killed_before_it_marks_publishes_again(
     await verified_log(database, lease.run_id)
 
 
-async def test_a_bus_that_is_away_loses_nothing(
+class AwayBus(RecordingBus):
+    """A remote bus that is not there."""
+
+    async def publish(self, batch: Sequence[Published]) -> None:
+        self.batches += 1
+        raise BusUnavailable("nobody answers")
+
+
+async def test_a_remote_bus_that_is_away_does_not_hold_publication_up(
+    database: Database, runs: Runs, leases: Leases, events: Events, outbox: Outbox, told: Told
+) -> None:
+    """The own process is handed everything, all of it is marked, and nothing fails or waits (ADR 13)."""
+    many = await logs(runs, leases, events, 3, 3)
+    remote = AwayBus()
+    bus = LocalFirst(remote)
+    heard: dict[str, list[int]] = {}
+    bus.attach(lambda batch: heard.setdefault(batch.run_id, []).extend(each.seq for each in batch.events), lambda: None)
+    for lease in many:
+        await bus.subscribe(lease.run_id)
+    publisher = Publisher(outbox, bus, Telemetry([told]), bus_timeout_seconds=PATIENCE_SECONDS)
+    await publish_all(publisher)
+    assert remote.batches >= 1
+    assert heard == {lease.run_id: [1, 2, 3] for lease in many}
+    assert await backlog(database) == 0
+    for lease in many:
+        await verified_log(database, lease.run_id)
+    assert sum(happening.size for happening in told.of(OutboxBatch)) == 9
+
+
+async def test_a_bus_that_fails_as_a_whole_loses_nothing(
     database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
 ) -> None:
-    """Each turn says so; the hints stay; when it is back everything goes out."""
+    """When not even the own process can be told: each turn says so, the hints stay, and later everything goes out."""
     many = await logs(runs, leases, events, 3, 3)
     bus.refused = {lease.run_id for lease in many}
     publisher.hint(bus.refused)
@@ -285,28 +317,6 @@ async def test_a_bus_that_is_away_loses_nothing(
     while await publisher.publish_once():
         pass
     assert bus.received == {lease.run_id: [1, 2, 3] for lease in many}
-
-
-async def test_a_run_that_the_bus_refuses_does_not_hold_up_the_others(
-    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus, told: Told
-) -> None:
-    """It is told once, it stays where it is, and it goes out when the bus takes it."""
-    many = await logs(runs, leases, events, 5, 3)
-    refused = many[2]
-    bus.refused = {refused.run_id}
-    for _ in range(3):
-        publisher.hint(lease.run_id for lease in many)
-        with contextlib.suppress(BusUnavailable):
-            await publisher.publish_once()
-        with contextlib.suppress(BusUnavailable):
-            await publisher.sweep_once()
-    assert bus.received == {lease.run_id: [1, 2, 3] for lease in many if lease is not refused}
-    assert [refused.run_id in failed.error for failed in told.of(DutyFailed)] == [True]
-    assert await backlog(database) == 3
-    bus.refused = set()
-    await publish_all(publisher)
-    assert bus.received[refused.run_id] == [1, 2, 3]
-    await verified_log(database, refused.run_id)
 
 
 async def test_a_bus_that_hangs_is_given_up_and_its_rows_are_free(

@@ -31,6 +31,11 @@ OnLoss = Callable[[], None]
 class Bus(Protocol):
     """A way from the outbox to the streams of every process."""
 
+    @property
+    def hearing(self) -> bool:
+        """Whether what others publish is heard just now; while it is not, readers ask the database more often."""
+        ...
+
     def attach(self, on_published: OnPublished, on_loss: OnLoss) -> None:
         """Name the one receiver of this process; neither call may block or raise."""
         ...
@@ -40,7 +45,7 @@ class Bus(Protocol):
         ...
 
     async def subscribe(self, run_id: str) -> None:
-        """Return once everything published for this run from now on will be passed on."""
+        """Return once everything published for this run from now on will be passed on, or announced as lost."""
         ...
 
     async def unsubscribe(self, run_id: str) -> None:

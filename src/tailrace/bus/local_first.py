@@ -1,11 +1,18 @@
-"""A bus between processes, with the own process served first and directly."""
+"""A bus between processes, with the own process served first and directly.
+
+A remote bus that is away does not hold publication up (ADR 13): the log is the truth and the bus a hint.  The remote
+half tells once that it is away; what it could not take is published all the same, and readers in other processes find
+it when they compare with the database.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from tailrace.bus.bus import Bus, OnLoss, OnPublished, Published
 from tailrace.bus.memory import MemoryBus
+from tailrace.errors import BusUnavailable
 
 
 class LocalFirst:
@@ -15,18 +22,24 @@ class LocalFirst:
         self._local = MemoryBus()
         self._remote = remote
 
+    @property
+    def hearing(self) -> bool:
+        """Whether the remote half hears."""
+        return self._remote.hearing
+
     def attach(self, on_published: OnPublished, on_loss: OnLoss) -> None:
         """Name the receiver, of both halves."""
         self._local.attach(on_published, on_loss)
         self._remote.attach(on_published, on_loss)
 
     async def publish(self, batch: Sequence[Published]) -> None:
-        """Hand the batch to this process, then to the others."""
+        """Hand the batch to this process, then to the others as far as the remote half can."""
         await self._local.publish(batch)
-        await self._remote.publish(batch)
+        with suppress(BusUnavailable):
+            await self._remote.publish(batch)
 
     async def subscribe(self, run_id: str) -> None:
-        """Subscribe on both halves; if the remote one cannot, on neither."""
+        """Subscribe on both halves."""
         await self._remote.subscribe(run_id)
         await self._local.subscribe(run_id)
 

@@ -17,6 +17,11 @@ class MemoryBus:
         self._watched: set[str] = set()
         self._on_published: OnPublished | None = None
 
+    @property
+    def hearing(self) -> bool:
+        """Always: there is nobody else."""
+        return True
+
     def attach(self, on_published: OnPublished, on_loss: OnLoss) -> None:  # noqa: ARG002 - nothing is ever lost here
         """Name the receiver."""
         self._on_published = on_published

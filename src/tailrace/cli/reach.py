@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx2
+from pydantic import SecretStr
 
 from tailrace.access.credentials import Credentials
 from tailrace.access.principal import OPERATOR
@@ -25,7 +26,7 @@ from tailrace.http.server import serving
 from tailrace.runtime import Role
 from tailrace.settings import load_settings
 
-# A process that publishes over memory:// tells nobody else, so this one looks for itself this often.
+# A process that publishes over another bus does not tell this one, so this one looks for itself this often.
 HEARTBEAT_SECONDS = 1.0
 ROLES: tuple[Role, ...] = ("api",)
 
@@ -40,7 +41,7 @@ async def reach(url: str | None, api_key_file: Path | None = None) -> AsyncItera
     settings = load_settings().model_copy(
         update={
             "api_keys_file": None,
-            "bus_url": "postgres://",
+            "bus_url": SecretStr("postgres://"),
             "heartbeat_seconds": HEARTBEAT_SECONDS,
             "log_level": "error",
         }

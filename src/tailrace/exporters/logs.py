@@ -123,6 +123,12 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
             return "warning", "wakeups.lost", {"error": happening.error}
         case t.WakeupsRestored():
             return "info", "wakeups.restored", {}
+        case t.WakeupsDead():
+            return "warning", "wakeups.dead", {"error": happening.error}
+        case t.BusLost():
+            return "warning", "bus.lost", {"bus": happening.address, "error": happening.error}
+        case t.BusRestored():
+            return "info", "bus.restored", {"bus": happening.address}
         case t.ProcessReady():
             return "info", "process.ready", {"roles": list(happening.roles), "address": happening.address}
         case t.ProcessStopping():

@@ -126,6 +126,10 @@ class Hub:
                     watched.wake()
         return False
 
+    async def poll_once(self) -> bool:
+        """Compare every channel with the database while the bus brings nothing of what others publish."""
+        return False if self._bus.hearing else await self.check_tails_once()
+
     def _published(self, published: Published) -> None:
         watched = self._watched.get(published.run_id)
         if watched is None:

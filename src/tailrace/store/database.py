@@ -7,6 +7,10 @@ Measured: with 2 s set, the lock of a frozen publisher was free after 1.6 s; uns
 The server's own bounds say nothing when the server is what has frozen, when the network swallows its answers, or when a
 commit waits for a standby, which ``statement_timeout`` does not end.  So the client waits for an answer a little longer
 than the server may take for it, and then gives the statement up.  What it has done by then is not known.
+
+A pooler in transaction mode (PgBouncer) gives each transaction to another session: it refuses or forgets what is set
+for the session, and a prepared statement is not there when it is called again.  ``open`` finds out; behind a pooler no
+statement is prepared, a transaction sets its own bounds, and this side bounds single statements.
 """
 
 from __future__ import annotations
@@ -50,6 +54,8 @@ _PASSING = (
     asyncpg.SerializationError,
     asyncpg.PostgresSystemError,
 )
+# A session that is not the one in which the statement was prepared.
+_OTHER_SESSION = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
 # What an operator has to mend; everything goes on by itself once that is done.
 _ADVICE: dict[type[asyncpg.PostgresError], str] = {
@@ -59,7 +65,7 @@ _ADVICE: dict[type[asyncpg.PostgresError], str] = {
     asyncpg.UndefinedTableError: "Run `tailrace db upgrade`",
     asyncpg.InsufficientPrivilegeError: "Check the grants of the role that Tailrace connects as",
 }
-_HANDLED: tuple[type[Exception], ...] = (*_PASSING, *_ADVICE)
+_HANDLED: tuple[type[Exception], ...] = (*_PASSING, *_OTHER_SESSION, *_ADVICE)
 # Errors that end a connection, and with it the knowledge of what became of the statement under way. After any other
 # error that Postgres sends, the statement has not happened.
 _UNANSWERED = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
@@ -73,6 +79,8 @@ class Database:
         self.url = url
         self._tx_timeout_ms = tx_timeout_ms
         self._answer_seconds = tx_timeout_ms / 1000 + ANSWER_GRACE_SECONDS
+        # Whether a pooler stands between, in whose sessions nothing lasts.
+        self.pooled = False
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     @property
@@ -83,19 +91,16 @@ class Database:
     async def open(self) -> None:
         """Open the pool; raise ``DatabaseUnavailable`` when no connection can be had."""
         with passing("connect to", self.address):
+            self.pooled = await self._finds_pooler()
             self._pool = await asyncpg.create_pool(
                 self.url,
                 # A pool with a floor tries to restore it in the background and logs every failure in its own way.
                 min_size=0,
                 max_size=POOL_MAX,
-                timeout=CONNECT_SECONDS,
-                command_timeout=self._answer_seconds,
                 max_inactive_connection_lifetime=300,
                 reset=_keep,
-                server_settings=self._session(),
+                **self._options(),
             )
-            async with self._pool.acquire(timeout=CONNECT_SECONDS):
-                pass  # To learn now whether the server answers.
 
     async def close(self) -> None:
         """Close the pool; connections that do not end in time are cut."""
@@ -114,12 +119,7 @@ class Database:
         A patient one waits for an answer as long as it takes.
         """
         with passing("connect to", self.address):
-            return await asyncpg.connect(
-                self.url,
-                timeout=CONNECT_SECONDS,
-                command_timeout=None if patient else self._answer_seconds,
-                server_settings=self._session(),
-            )
+            return await asyncpg.connect(self.url, **self._options(patient=patient))
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -131,7 +131,11 @@ class Database:
             connection = await pool.acquire(timeout=self._tx_timeout_ms / 1000)
         try:
             with passing("use", self.address, sent=True):
-                yield connection
+                try:
+                    yield connection
+                except _OTHER_SESSION:
+                    await self._prepare_no_more(pool)
+                    raise
         finally:
             # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
             with suppress(*_PASSING):
@@ -141,6 +145,8 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction that commits at the end of the block."""
         async with self.connection() as connection, connection.transaction():
+            if self.pooled:
+                await connection.execute(query("transaction_bounds", self.schema), str(self._tx_timeout_ms))
             yield connection
 
     async def rows(self, name: str, *args: Any) -> list[asyncpg.Record]:
@@ -158,18 +164,46 @@ class Database:
         async with self.connection() as connection:
             return await connection.fetchval(query(name, self.schema), *args)
 
-    def _session(self) -> dict[str, str]:
+    async def _finds_pooler(self) -> bool:
+        """Connect as to Postgres itself; return whether what is set for the session was refused or is not there."""
+        options = self._options() | {"statement_cache_size": 0}
+        try:
+            connection = await asyncpg.connect(self.url, **options)
+        except asyncpg.ProtocolViolationError as error:
+            if "startup parameter" not in str(error):
+                raise
+            return True
+        try:
+            found = await connection.fetchval(query("session_bound", self.schema), timeout=CONNECT_SECONDS)
+        finally:
+            await connection.close(timeout=CONNECT_SECONDS)
+        return bool(found != str(self._tx_timeout_ms))
+
+    async def _prepare_no_more(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        """Treat the database as one behind a pooler from now on: it has shown to be one."""
+        if not self.pooled:
+            self.pooled = True
+            pool.set_connect_args(self.url, **self._options())
+            await pool.expire_connections()
+
+    def _options(self, *, patient: bool = False) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "timeout": CONNECT_SECONDS,
+            "command_timeout": None if patient else self._answer_seconds,
+        }
+        session = {"application_name": "tailrace", "timezone": "UTC"}
+        if self.pooled:
+            return options | {"server_settings": session, "statement_cache_size": 0}
         bound = str(self._tx_timeout_ms)
-        return {
-            "application_name": "tailrace",
+        session |= {
             "statement_timeout": bound,
             "lock_timeout": bound,
             "idle_in_transaction_session_timeout": bound,
-            "timezone": "UTC",
             # A plan made while a table was empty must not outlive its growth, and none of these statements gains
             # from compiling.
             "jit": "off",
         }
+        return options | {"server_settings": session}
 
 
 async def _keep(connection: Connection) -> None:

@@ -7,6 +7,11 @@ in a transaction of its own that does not wait for the disk.
 
 When the connection breaks, rings are lost without a trace.  ``listen_once`` returns then; the duty that runs it
 connects again, and whoever asked by ``on_restored`` is told to look at everything.
+
+A connection may also stand and hear nothing: through PgBouncer in transaction mode LISTEN is accepted and nothing ever
+arrives (measured), and a half-open socket looks healthy for ever.  So it is tested, at the start and every now and
+then: a nonce is rung over the ordinary pool and expected here.  ``hearing`` says whether it came; while it is false,
+whoever waits for rings polls more often.
 """
 
 from __future__ import annotations
@@ -14,19 +19,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 
-import asyncpg
-
+from tailrace.errors import DatabaseUnavailable
 from tailrace.store.database import Database
-from tailrace.telemetry import Telemetry, WakeupsLost, WakeupsRestored
+from tailrace.telemetry import Telemetry, WakeupsDead, WakeupsLost, WakeupsRestored
 
 # Postgres refuses payloads of 8,000 bytes and more.
 PAYLOAD_MAX_BYTES = 7900
 # Past this many, remembering them costs more than what they save: the listeners look at everything.
 PENDING_MAX = 10_000
-# A half-open connection looks healthy for ever; asking it something finds out.
+# Between two tests of the connection, and what a test ring may take; over a healthy one it takes milliseconds.
 PROBE_SECONDS = 10.0
+TEST_SECONDS = 5.0
+TEST = "test"
 
 
 class Ring(StrEnum):
@@ -44,7 +51,7 @@ class Doorbell:
 
     def __init__(self, database: Database, telemetry: Telemetry) -> None:
         self._database = database
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._channel = f"tailrace_{database.schema}"
         # Notifications come back to their sender too; its own it has handled already.
         self._sender = secrets.token_hex(4)
@@ -54,8 +61,11 @@ class Doorbell:
         self._flushing = asyncio.Lock()
         self._kept_local: set[Ring] = set()
         self.waiting = asyncio.Event()
+        self._nonce = ""
+        self._nonce_or_end = asyncio.Event()
         self.listening = False
-        self._was_lost = False
+        self.hearing = False
+        self._outage_told = False
 
     def on(self, ring: Ring, listener: Callable[[str], None]) -> None:
         """Call ``listener`` with the argument of every such ring; it may neither block nor raise."""
@@ -123,40 +133,73 @@ class Doorbell:
         connection = await self._database.connect()
         try:
             broken = asyncio.Event()
-            connection.add_termination_listener(lambda _: broken.set())
+            connection.add_termination_listener(lambda _: self._ended(broken))
             await connection.add_listener(self._channel, self._heard)
-            self._now_listening()
-            await self._until_broken(connection, broken)
+            self.listening = True
+            # Also after the first connection: what rang before it was not heard.
+            for listener in self._restored:
+                listener()
+            await self._until_broken(broken)
         finally:
-            self.listening = False
+            self.listening = self.hearing = False
             connection.terminate()
         return True
 
-    def _now_listening(self) -> None:
-        self.listening = True
-        if self._was_lost:
-            self._was_lost = False
-            self._telemetry.tell(WakeupsRestored())
-        # Also after the first connection: what rang before it was not heard.
-        for listener in self._restored:
-            listener()
+    def _ended(self, broken: asyncio.Event) -> None:
+        broken.set()
+        self._nonce_or_end.set()
 
-    async def _until_broken(self, connection: asyncpg.Connection[asyncpg.Record], broken: asyncio.Event) -> None:
-        while not broken.is_set():
-            try:
+    async def _until_broken(self, broken: asyncio.Event) -> None:
+        while True:
+            heard = await self._test()
+            if broken.is_set() or (self.hearing and heard is False):
+                break
+            if heard and not self.hearing:
+                self._now_hearing()
+            elif heard is False:
+                self._tell_outage(
+                    WakeupsDead(
+                        "LISTEN was accepted and a ring of our own did not arrive, as behind PgBouncer in transaction "
+                        "mode; events are looked for by polling. Name Postgres itself in TAILRACE_DATABASE_URL for "
+                        "wake-ups at once"
+                    )
+                )
+            with suppress(TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
                     await broken.wait()
-            except TimeoutError:
-                try:
-                    await connection.fetchval("select 1", timeout=PROBE_SECONDS)
-                except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                     break
-        self._was_lost = True
-        self._telemetry.tell(WakeupsLost("the LISTEN connection broke"))
+        self._tell_outage(WakeupsLost("the LISTEN connection broke"))
+
+    async def _test(self) -> bool | None:
+        """Ring for oneself and return whether it was heard; None if it could not be rung."""
+        self._nonce = secrets.token_hex(8)
+        self._nonce_or_end.clear()
+        try:
+            async with asyncio.timeout(TEST_SECONDS):
+                await self._database.value("notify", self._channel, f"{self._sender}\n{TEST} {self._nonce}")
+                await self._nonce_or_end.wait()
+        except TimeoutError:
+            return False
+        except DatabaseUnavailable:
+            return None
+        return True
+
+    def _now_hearing(self) -> None:
+        self.hearing = True
+        if self._outage_told:
+            self._outage_told = False
+            self.telemetry.tell(WakeupsRestored())
+
+    def _tell_outage(self, happening: WakeupsLost | WakeupsDead) -> None:
+        if not self._outage_told:
+            self._outage_told = True
+            self.telemetry.tell(happening)
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         sender, *lines = str(payload).split("\n")
         if sender == self._sender:
+            if lines == [f"{TEST} {self._nonce}"]:
+                self._nonce_or_end.set()
             return
         for line in lines:
             word, _, argument = line.partition(" ")

@@ -82,23 +82,37 @@ async def upgrade(database: Database) -> list[str]:
     :raises SchemaMismatch: the database is ahead of this code.
     :raises DatabaseUnavailable: Postgres is away, or another process is upgrading and does not get done.
     """
+    applied = []
     connection = await database.connect(patient=True)
     try:
         with passing("upgrade", database.address):
-            # A migration of a large table, and the wait for another process's, may take longer than a statement may.
-            await connection.execute("set statement_timeout = 0; set idle_in_transaction_session_timeout = 0")
-            await _lock(connection, database)
-            await connection.execute("set lock_timeout = 0")
-            return await _apply_missing(connection, database)
+            while (name := await _apply_next(connection, database)) is not None:
+                applied.append(name)
     finally:
         await connection.close()
+    return applied
 
 
-async def _lock(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> None:
+async def _apply_next(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> str | None:
+    """Apply the first migration that is missing and return its name, None when there is none.
+
+    All of it is the transaction's, the lock too: behind a pooler what is the session's would outlive this process.
+    """
+    locked = False
     try:
-        await connection.execute(f"set lock_timeout = {LOCK_WAIT_MS}")
-        await connection.execute("select pg_advisory_lock($1)", ADVISORY_LOCK)
+        async with connection.transaction():
+            # A migration of a large table, and the wait for another process's, may take longer than a statement may.
+            await connection.execute(
+                "set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0; "
+                f"set local lock_timeout = {LOCK_WAIT_MS}"
+            )
+            await connection.execute("select pg_advisory_xact_lock($1)", ADVISORY_LOCK)
+            locked = True
+            await connection.execute("set local lock_timeout = 0")
+            return await _apply_first_missing(connection, database)
     except asyncpg.LockNotAvailableError as error:
+        if locked:
+            raise
         holder = await connection.fetchval(query("migrations_holder", database.schema), ADVISORY_LOCK)
         raise DatabaseUnavailable(
             f"another process upgrades the database at {database.address} and was not done after "
@@ -107,7 +121,7 @@ async def _lock(connection: asyncpg.Connection[asyncpg.Record], database: Databa
         ) from error
 
 
-async def _apply_missing(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> list[str]:
+async def _apply_first_missing(connection: asyncpg.Connection[asyncpg.Record], database: Database) -> str | None:
     schema = database.schema
     if await connection.fetchval("select to_regnamespace($1)", f'"{schema}"') is None:
         await connection.execute(f'create schema "{schema}"')
@@ -115,15 +129,12 @@ async def _apply_missing(connection: asyncpg.Connection[asyncpg.Record], databas
     found = await _version(connection, schema)
     if found > migrations()[-1].version:
         await require_current(database)
-    applied = []
     for migration in migrations():
-        if migration.version <= found:
-            continue
-        async with connection.transaction():
+        if migration.version > found:
             await connection.execute(in_schema(migration.sql, schema))
             await connection.execute(query("migration_applied", schema), migration.version, migration.name)
-        applied.append(migration.name)
-    return applied
+            return migration.name
+    return None
 
 
 async def _version(connection: Connection, schema: str) -> int:

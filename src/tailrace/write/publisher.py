@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import BusUnavailable
 from tailrace.store.outbox import Outbox, Unpublished
-from tailrace.telemetry import DutyFailed, EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
+from tailrace.telemetry import EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
 
 BATCH_MAX_RUNS = 100
 # Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
@@ -83,7 +83,7 @@ class Publisher:
                 taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
                 ready = [run for run in taken if run.events]
                 if ready:
-                    ready = await self._hand_over(ready)
+                    await self._hand_over(ready)
                     more = await transaction.advance(ready)
                 if stuck := {run.run_id for run in taken} - {run.run_id for run in ready}:
                     await transaction.defer(sorted(stuck))
@@ -93,41 +93,14 @@ class Publisher:
                 self.hint(more)
         return ready, bool(more)
 
-    async def _hand_over(self, ready: list[Unpublished]) -> list[Unpublished]:
-        """Return the runs that the bus has taken; raise ``BusUnavailable`` if it took none."""
-        taken: list[Unpublished] = []
+    async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
+        """Give the bus a batch; it is published then, whether or not other processes could be told (``LocalFirst``)."""
         try:
             # The rows are locked meanwhile: a bus that hangs must not hold them until the session is cut.
             async with asyncio.timeout(self._bus_timeout_seconds):
-                try:
-                    await self._bus.publish([_handed(run) for run in ready])
-                except BusUnavailable:
-                    if len(ready) == 1:
-                        raise
-                    # Perhaps one run's events are what it refuses: those must not hold up the others.
-                    await self._hand_over_singly(ready, taken)
-                else:
-                    taken = ready
+                await self._bus.publish([Published(run.run_id, run.last_seq, run.events) for run in ready])
         except TimeoutError:
-            if not taken:
-                raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
-        return taken
-
-    async def _hand_over_singly(self, ready: Sequence[Unpublished], taken: list[Unpublished]) -> None:
-        refusals: list[tuple[Unpublished, BusUnavailable]] = []
-        for run in ready:
-            try:
-                await self._bus.publish([_handed(run)])
-            except BusUnavailable as error:
-                refusals.append((run, error))
-            else:
-                taken.append(run)
-        if not taken:
-            raise refusals[0][1]
-        for run, refusal in refusals:
-            if self._is_news(run.run_id, run.next_seq):
-                refused = f"run {run.run_id} cannot be published from seq {run.next_seq}: {refusal}"
-                self._telemetry.tell(DutyFailed("outbox.publish", refused, 0.0))
+            raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
 
     def _report(self, taken: Sequence[Unpublished], ready: Sequence[Unpublished]) -> None:
         now_ms = time.time() * 1000
@@ -162,7 +135,3 @@ class Publisher:
         self._looked_twice = again
         if again:
             asyncio.get_running_loop().call_later(HELD_RETRY_SECONDS, self.hint, again)
-
-
-def _handed(run: Unpublished) -> Published:
-    return Published(run.run_id, run.last_seq, run.events)
