@@ -5,9 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Two test workers: on the two cores of a small machine more of them only wait for each other.
 WORKERS ?= 2
+# How long the fault campaign goes on, and the seed of one that is to be done again.
+MINUTES ?= 3
+SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fmt check test bench docs constraints clean
+.PHONY: help setup demo fmt check test test-faults bench docs constraints clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -30,6 +33,9 @@ check: $(VENV)/.develop ## lint, types, import contracts, generated files
 
 test: $(VENV)/.develop ## run every test, on a real Postgres
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-faults: $(VENV)/.develop ## kill, freeze, cut and fill the disk under real processes (MINUTES=3)
+	$(BIN)/python -m faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/.bench ## measure, side by side with the limits of this machine
 	$(BIN)/python -m bench
