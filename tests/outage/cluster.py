@@ -48,7 +48,8 @@ class Cluster:
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port: int = probe.getsockname()[1]
-        self._log = Path(tempfile.mkdtemp(prefix="tailrace-outage-log-")) / "log"
+        # Not in the folder: a full disk must not keep the server from saying so.
+        self.log = Path(tempfile.mkdtemp(prefix="tailrace-outage-log-")) / "log"
         if self._account.other:
             os.chown(folder, self._account.uid, self._account.gid)
         password = folder / "password"
@@ -71,7 +72,7 @@ class Cluster:
         command = [str(self._binaries / "postgres"), "-D", str(self.data), "-c", f"port={self.port}"]
         for name, value in self._settings.items():
             command += ["-c", f"{name}={value}"]
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -86,8 +87,8 @@ class Cluster:
         ready = self.data / "postmaster.pid"
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not ready.exists() or "ready" not in ready.read_text():
-            assert self._process.poll() is None, self._log.read_text()[-2000:]
-            assert time.monotonic() < deadline, self._log.read_text()[-2000:]
+            assert self._process.poll() is None, self.log.read_text()[-2000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-2000:]
             time.sleep(0.005)
 
     def stop(self) -> None:
@@ -178,6 +179,7 @@ def running_cluster(folder: Path | None = None, **settings: str) -> Iterator[Clu
         finally:
             with contextlib.suppress(AssertionError):
                 cluster.stop()
+            shutil.rmtree(cluster.log.parent, ignore_errors=True)
     finally:
         if folder is None:
             shutil.rmtree(made, ignore_errors=True)
