@@ -77,6 +77,21 @@ async def test_a_start_that_cannot_find_out_says_so_and_names_the_run(
         assert await count(database) == 1
 
 
+async def test_a_start_that_found_its_run_but_cannot_show_it_is_not_called_undone(
+    database: Database, orchestrator: Orchestrator, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second try met the run of the first; then Postgres goes away for good."""
+
+    async def away(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    line.lose_answers(1)
+    monkeypatch.setattr(Runs, "get", away)
+    with pytest.raises(OutcomeUnknown):
+        await orchestrator.start("a", 1)
+    assert await count(database) == 1
+
+
 async def test_a_chosen_id_without_a_key_is_not_tried_again(
     database: Database, orchestrator: Orchestrator, line: Line
 ) -> None:

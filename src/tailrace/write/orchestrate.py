@@ -74,19 +74,22 @@ class Orchestrator:
             lost = error
         if can_ask_again:
             try:
-                run, is_new = await self._runs.create(request)
-            except RunExists:
-                if request.idempotency_key is not None:
-                    raise  # With the key the first try's run would have been found; this one is somebody else's.
-                return await self._runs.get(request.run_id, tenant=request.tenant), True
+                return await self._create_or_find(request)
             except DatabaseUnavailable as error:
                 lost = error
-            else:
-                return run, is_new or run.id == request.run_id
         raise OutcomeUnknown(
             f"{lost}. Whether the run {request.run_id!r} was started is not known: repeat the request with the "
             "Idempotency-Key it had, or, if it had none, look whether there is such a run"
         ) from lost
+
+    async def _create_or_find(self, request: RunRequest) -> tuple[RunRow, bool]:
+        try:
+            run, is_new = await self._runs.create(request)
+        except RunExists:
+            if request.idempotency_key is not None:
+                raise  # With the key the first try's run would have been found; this one is somebody else's.
+            return await self._runs.get(request.run_id, tenant=request.tenant), True
+        return run, is_new or run.id == request.run_id
 
     async def cancel(self, run_id: str, *, tenant: str | None = None) -> None:
         """Cancel a run; errors are those of ``Runs.cancel``."""
