@@ -101,6 +101,8 @@ class Database:
                 reset=_keep,
                 **self._options(),
             )
+            async with self._pool.acquire(timeout=CONNECT_SECONDS):
+                pass  # To learn now whether the server answers, and to have a connection at hand.
 
     async def close(self) -> None:
         """Close the pool; connections that do not end in time are cut."""
