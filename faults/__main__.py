@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
 from faults.builds import BUILDS
 from faults.buses import BUSES
 from faults.campaign import Campaign
@@ -26,8 +24,8 @@ def main() -> int:
     """Run a campaign and return the exit code."""
     options = _options()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_run(options))
+        # Not on uvloop: there, an HTTP connection that is lost as it is made ends in an AttributeError of the HTTP library.
+        return asyncio.run(_run(options))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted; every process that was started has been ended", flush=True)
         return EXIT_INTERRUPTED
