@@ -1,9 +1,10 @@
 """Publish: the outbox, the only way from the log to the bus.
 
-One pass: lock outbox rows, read their events from ``next_seq``, hand them to the bus in order, mark them, move the
-cursors, commit.  The row lock makes several publishers safe: a run is published by one at a time, in seq order.  A
-crash before the commit leaves the cursor where it was and the events are published again, which readers drop by seq.
-A crash is therefore never a loss; mark-before-publish would make it one.
+One pass: lock outbox rows, read their events from ``next_seq``, mark them and move the cursors, hand them to the bus in
+order, commit.  The row lock makes several publishers safe: a run is published by one at a time, in seq order.  A crash
+before the commit takes the marks back and the events are published again, which readers drop by seq.  A crash is
+therefore never a loss; committing the marks before the bus has the events would make it one.  Nothing but the commit
+lies between the bus and the tables: whoever has just seen an event finds it published there.
 
 Work is found in two ways.  Hints name the runs that were just appended to and are looked up by key.  The poll
 (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints that were lost with their process; runs whose terminal
@@ -83,8 +84,8 @@ class Publisher:
                 taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
                 ready = [run for run in taken if run.events]
                 if ready:
-                    await self._hand_over(ready)
                     more = await transaction.advance(ready)
+                    await self._hand_over(ready)
                 if stuck := {run.run_id for run in taken} - {run.run_id for run in ready}:
                     await transaction.defer(sorted(stuck))
             self._report(taken, ready)
