@@ -24,7 +24,7 @@ def main() -> int:
     """Run a campaign and return the exit code."""
     options = _options()
     try:
-        # Not on uvloop: there, an HTTP connection that is lost as it is made ends in an AttributeError of the HTTP library.
+        # Not on uvloop: there a connection that is lost as it is made ends in an AttributeError of the HTTP library.
         return asyncio.run(_run(options))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("interrupted; every process that was started has been ended", flush=True)
