@@ -25,6 +25,9 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 # Three missed heartbeats of the default length: the connection is dead, whatever TCP thinks.
 SILENCE_SECONDS = 45.0
+# What a lost connection raises. On uvloop one that is lost as it is made is an AttributeError of anyio's (seen under a
+# campaign of cut connections): its transport has no socket any more to ask for the peer's name.
+_LOST = (httpx2.HTTPError, OSError, AttributeError)
 RETRY_FIRST_SECONDS = 0.1
 RETRY_MAX_SECONDS = 5.0
 # The server's largest event with room for its other fields; a longer line is no event.
@@ -166,7 +169,7 @@ class Client:
             except ApiError as error:
                 if error.status < httpx2.codes.INTERNAL_SERVER_ERROR:
                     raise
-            except (httpx2.HTTPError, OSError):
+            except _LOST:
                 pass
             failures += 1
             delay = min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2 ** min(failures - 1, 10))
@@ -198,7 +201,7 @@ class Client:
             response = await self._http.request(
                 method, f"{self._url}{path}", content=content, params=query, headers=sent
             )
-        except (httpx2.HTTPError, OSError) as error:
+        except _LOST as error:
             found = str(error) or type(error).__name__
             raise ServerUnavailable(
                 f"could not reach Tailrace at {self._address}: {found}. Is `tailrace serve` running?"
