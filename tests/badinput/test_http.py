@@ -147,7 +147,6 @@ def bad_heads() -> dict[str, Bad]:
         "brotli": Bad("POST", RUNS, (JSON, "Content-Encoding: br"), START, (415,)),
         "codings": Bad("POST", RUNS, (JSON, "Content-Encoding: identity, gzip"), START, (415,)),
         "text/plain": Bad("POST", RUNS, ("Content-Type: text/plain",), START, (415,)),
-        "form": Bad("POST", RUNS, ("Content-Type: application/x-www-form-urlencoded",), START, (415,)),
         "multipart": Bad("POST", RUNS, ("Content-Type: multipart/form-data; boundary=x",), START, (415,)),
         "UTF-16 JSON": Bad("POST", RUNS, ("Content-Type: application/json; charset=utf-16",), START, (415,)),
         "empty Content-Type": Bad("POST", RUNS, ("Content-Type: ",), START, (415,)),

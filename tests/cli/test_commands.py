@@ -118,7 +118,7 @@ async def test_an_app_that_does_not_import_says_where(tailrace: Tailrace, tmp_pa
         ({"TAILRACE_NONSENSE": "3"}, "TAILRACE_NONSENSE is not a setting"),
         ({"TAILRACE_LEASE_SECONDS": "soon"}, "TAILRACE_LEASE_SECONDS"),
         ({"TAILRACE_LEASE_SECONDS": "-1"}, "greater than or equal to 1"),
-        ({"TAILRACE_BUS_URL": "kafka://"}, "must be postgres:// or memory://"),
+        ({"TAILRACE_BUS_URL": "kafka://"}, "must begin with postgres://, memory://, redis://"),
         ({"TAILRACE_DATABASE_URL": "mysql://root:secret@db/x"}, "must begin with postgresql://"),
         ({"TAILRACE_DB_SCHEMA": "Robert'); drop"}, "TAILRACE_DB_SCHEMA"),
     ],

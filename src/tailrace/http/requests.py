@@ -15,6 +15,7 @@ from tailrace.model import strictjson
 from tailrace.model.event import RUN_ID_PATTERN
 from tailrace.model.run import AGENT_NAME_MAX
 
+_FORM_TYPE = "application/x-www-form-urlencoded"
 _COUNT = re.compile(r"[1-9][0-9]{0,9}\Z", re.ASCII)
 # As Apache's mod_reqtimeout: a large body on a slow line is no attack, a byte now and then is.
 BODY_BYTES_PER_SECOND = 1024
@@ -24,8 +25,9 @@ _JSON_TYPE = re.compile(
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 
-# Headers of which one is meant.  Host and Content-Length are the server's to refuse.
-_SINGLE_HEADERS = ("Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+# Headers of which one is meant.  Host and Content-Length are the server's to refuse, Authorization and the query value
+# `token` those of http.caller.
+_SINGLE_HEADERS = ("Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID")
 
 
 class StartRun(BaseModel):
@@ -48,7 +50,7 @@ async def refuse_ambiguity(request: Request) -> None:
         for name in _SINGLE_HEADERS
         if len(request.headers.getlist(name)) > 1
     ]
-    counted = Counter(name for name, _ in request.query_params.multi_items())
+    counted = Counter(name for name, _ in request.query_params.multi_items() if name != "token")
     faults += [Fault(f"/{_escaped(name)}", "was sent more than once") for name, count in counted.items() if count > 1]
     if faults:
         raise InvalidInput(f"the request is ambiguous: {faults[0].pointer[1:]} {faults[0].detail}", faults)
@@ -85,13 +87,14 @@ async def read_json(request: Request, max_bytes: int, seconds: float) -> Any:
 def _require_plain_json(request: Request) -> None:
     """Refuse bodies that say they are something else.
 
-    What a page of another origin can send without asking first (a form, plain text) is among them.
+    A form's type is let through, for `curl -d` and urllib give it to any body; what other sites' forms send is refused
+    by its origin (``http.gate``).
     """
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() not in ("", "identity"):
         raise UnsupportedBody(f"the body is encoded as {coding[:100]!r}; send it as it is, without Content-Encoding")
     kind = request.headers.get("content-type")
-    if kind is not None and not _JSON_TYPE.match(kind.strip()):
+    if kind is not None and not _JSON_TYPE.match(kind.strip()) and kind.strip().lower() != _FORM_TYPE:
         raise UnsupportedBody(f"the body is declared as {kind[:100]!r}; send Content-Type: application/json")
 
 
