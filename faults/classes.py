@@ -101,7 +101,7 @@ async def outbox_freeze(world: World, load: Load, rng: random.Random) -> Done:
         finally:
             outbox.thaw()
             await asyncio.sleep(rng.uniform(0.01, 0.1))
-        return done.proved(proof)
+        return done.proved(proof or None)
     return Beginning(load).proved(None)
 
 
@@ -206,7 +206,7 @@ async def bus_outage(world: World, load: Load, rng: random.Random) -> Done:
     proof = await world.bus.stop()
     await asyncio.sleep(rng.uniform(1.0, 4.0))
     await world.bus.start()
-    return done.proved(proof)
+    return done.proved(proof or None)
 
 
 CLASSES: dict[str, Fault] = {
