@@ -126,6 +126,19 @@ async def test_a_browser_that_comes_to_a_run_that_has_ended_gets_all_of_it_and_s
     assert await page.evaluate("window.seen") == list(range(1, 603))
 
 
+async def test_an_answer_of_the_api_opened_in_a_tab_may_follow_a_stream(
+    page: Page, host: HostProcess, database: Database, bus: LocalFirst
+) -> None:
+    """The policy of the answers forbids everything but that: it is how one looks at a stream from the console."""
+    run = await HandWrittenRun.start(database, "r")
+    await run.finish()
+    await publish_all(database, bus)
+    await page.goto(f"{host.url}/tailrace/healthz")
+    await page.evaluate(FOLLOW, "/tailrace/api/agents/runs/r/stream")
+    await page.wait_for_function(CLOSED, timeout=PATIENCE_SECONDS * 1000)
+    assert await page.evaluate("window.seen") == [1, 2]
+
+
 async def test_a_browser_asked_to_come_again_comes_again(
     page: Page, settings: Callable[..., Settings], database: Database, bus: LocalFirst
 ) -> None:

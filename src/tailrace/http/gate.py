@@ -18,13 +18,14 @@ from tailrace.errors import CrossSiteRefused, KeyMisplaced, NotStarted
 from tailrace.http.problems import problem_of
 from tailrace.http.services import GetServices
 
-# Of every answer. A route whose answer is a page sets its own policy.
+# Of every answer. A route whose answer is a page sets its own policy. An answer opened in a tab may follow a stream of
+# its own server from the browser's console, and do nothing else.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; frame-ancestors 'none'",
 }
 PREFLIGHT_HEADERS = {
     "Access-Control-Allow-Methods": "GET, POST",
