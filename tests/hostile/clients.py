@@ -124,11 +124,21 @@ async def silent_sockets(port: int, run_id: str, count: int) -> list[socket.sock
 def vanish(connection: socket.socket) -> None:
     """Let the peer see a machine that is gone: from now on the kernel drops whatever comes for this socket unseen.
 
-    Nothing is acknowledged, no FIN and no RST is sent.  A classic BPF program of one instruction, `ret 0`; it needs no
-    privilege, and Linux alone has it.
+    Nothing is acknowledged, no FIN and no RST is sent.  A classic BPF program of one instruction, `ret 0`; Linux alone
+    has it, and some kernels let root alone attach it.
     """
     program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
     connection.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+
+
+def may_vanish() -> bool:
+    """Whether the kernel lets us drop what comes for a socket of ours."""
+    with socket.socket() as own:
+        try:
+            vanish(own)
+        except PermissionError:
+            return False
+    return True
 
 
 def resident_kib(pid: int, field: str = "VmRSS") -> int:
