@@ -189,6 +189,12 @@ async def test_outbox_status_shows_the_backlog(tailrace: Tailrace, database: Dat
     assert "3 events wait" in (await tailrace("outbox", "status")).out
 
 
+async def test_db_url_is_what_psql_takes(tailrace: Tailrace, tailrace_database: str) -> None:
+    """The URL with its password, as text or as JSON."""
+    assert (await tailrace("db", "url")).out == f"{tailrace_database}\n"
+    assert json.loads((await tailrace("db", "url", "--json")).out) == {"url": tailrace_database}
+
+
 async def test_schema_prints_the_events_json_schema(tailrace: Tailrace) -> None:
     """It is JSON, and it is of the canonical event."""
     schema = json.loads((await tailrace("schema")).out)

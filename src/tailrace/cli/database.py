@@ -35,12 +35,16 @@ def status(json: Json = False) -> None:
 
 
 @commands.command()
-def url() -> None:
+def url(json: Json = False) -> None:
     """Print the database's URL, password included, as for `psql "$(tailrace db url)"`.
 
     The embedded Postgres answers while some Tailrace process uses it.
     """
-    typer.echo(run(_url()))
+    found = run(_url())
+    if json:
+        print_json({"url": found})
+    else:
+        typer.echo(found)
 
 
 async def _url() -> str:
