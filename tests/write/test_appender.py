@@ -20,8 +20,9 @@ from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPersisted, Telemetry
 from tailrace.worker.duties import Duty, perform
-from tailrace.write import appender as module
-from tailrace.write.appender import Appender, RunLog
+from tailrace.write import line as module
+from tailrace.write.appender import Appender
+from tailrace.write.line import RunLog
 from tests.write_support import (
     NOW_MS,
     PATIENCE_SECONDS,
@@ -114,7 +115,12 @@ async def test_many_tasks_on_many_runs_write_every_event_once_and_in_order(
         assert [event.fn for event in (await verified_log(database, log.run_id))[1:]] == [f"{n}-0" for n in range(60)]
     assert sum(wire.sizes) == 1200
     assert len(wire.sizes) < 1200 / 5
-    persisted = [(happening.run_id, seq) for happening in told.of(EventsPersisted) for seq, _ in happening.events]
+    persisted = [
+        (run.run_id, seq)
+        for happening in told.of(EventsPersisted)
+        for run in happening.runs
+        for seq, _ in enumerate(run.types, run.first_seq)
+    ]
     assert len(persisted) == len(set(persisted)) == 1200
 
 
