@@ -12,16 +12,18 @@ import pytest
 from tailrace.bus.bus import Published
 from tailrace.bus.local_first import LocalFirst
 from tailrace.errors import BusUnavailable, DatabaseUnavailable
+from tailrace.model import draft
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
-from tailrace.store.outbox import Outbox
+from tailrace.store.outbox import Outbox, OutboxTransaction
 from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
 from tests.write_support import (
+    NOW_MS,
     PATIENCE_SECONDS,
     RecordingBus,
     Told,
@@ -479,3 +481,57 @@ async def test_backlog_and_laggards_say_what_waits(
     assert await outbox.laggards(10) == []
     assert await outbox.backlog() == (0, None)
     assert await claim(leases) == []
+
+
+async def test_what_this_process_has_committed_is_published_without_reading_it(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus, told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The runs' cursors stand right before it; the bus gets what lies in Postgres, down to the last byte."""
+    many = await logs(runs, leases, events, 3, 2, ends=False)
+    await publish_all(publisher)
+    odd = draft.custom("e\x1dr\x1e\x1f\u2028", {"k": "\x1f\n"}, NOW_MS, max_bytes=100)
+    appends = [add(lease, 3, [odd, *traces(1)]) for lease in many]
+    await events.append(appends)
+    publisher.committed(appends)
+    monkeypatch.delattr(OutboxTransaction, "take")
+    assert not await publisher.publish_once()
+    assert bus.received == {lease.run_id: [1, 2, 3, 4] for lease in many}
+    assert published_count(told) == 12
+    for lease in many:
+        log = await verified_log(database, lease.run_id)
+        assert (log[2].name, log[2].data) == (odd.name, odd.data)
+        assert log == bus.events[lease.run_id]
+
+
+async def test_what_was_committed_behind_an_unpublished_event_is_published_behind_it(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """The cursor stands elsewhere, so the run is read from the database: nothing is passed over."""
+    (lease,) = await logs(runs, leases, events, 1, 4, ends=False)
+    append = add(lease, 5, traces(2))
+    await events.append([append])
+    publisher.committed([append])
+    while await publisher.publish_once():
+        pass
+    assert bus.received == {lease.run_id: [1, 2, 3, 4, 5, 6]}
+    await verified_log(database, lease.run_id)
+
+
+async def test_what_was_committed_while_the_database_goes_away_is_published_later(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """The pass fails before its commit; the next ones read what the first had in its hands."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    append = add(lease, 3, traces(2))
+    await events.append([append])
+    publisher.committed([append])
+    bus.refused = {lease.run_id}
+    with pytest.raises(BusUnavailable):
+        await publisher.publish_once()
+    bus.refused = set()
+    while await publisher.publish_once():
+        pass
+    assert bus.received[lease.run_id] == [1, 2, 3, 4]
+    await verified_log(database, lease.run_id)
