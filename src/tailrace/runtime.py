@@ -231,9 +231,7 @@ class _Parts:
         await self._leases.record_agents(sorted(self._agents))
         duties = [
             *(
-                Duty(
-                    f"appender.flush.{lane}", partial(appender.flush_once, lane), WOKEN_INTERVAL_SECONDS, appender.work
-                )
+                Duty("appender.flush", partial(appender.flush_once, lane), WOKEN_INTERVAL_SECONDS, appender.work)
                 for lane in range(LANES)
             ),
             *worker.duties(),
