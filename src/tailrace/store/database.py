@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from tailrace.errors import DatabaseUnavailable
+from tailrace.errors import DatabaseReadOnly, DatabaseUnavailable
 from tailrace.store.queries import query
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ ANSWER_GRACE_SECONDS = 1.0
 _PASSING = (
     OSError,
     TimeoutError,
-    asyncpg.InterfaceError,
+    asyncpg.InterfaceError,  # as far as ``_is_misuse`` does not say otherwise
     asyncpg.InternalClientError,  # a server killed in the middle of an answer
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
@@ -57,8 +57,13 @@ _PASSING = (
 # A session that is not the one in which the statement was prepared.
 _OTHER_SESSION = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
+# asyncpg raises InterfaceError for its misuse, and for a connection or a pool that is gone, which alone passes: these
+# texts tell them apart. A pooled connection that was lost between two statements counts as given back.
+_GONE = ("closed", "closing", "released back to the pool", "another operation is cancelling")
+
 # What an operator has to mend; everything goes on by itself once that is done.
-_ADVICE: dict[type[asyncpg.PostgresError], str] = {
+_ADVICE: dict[type[Exception], str] = {
+    asyncpg.exceptions.ClientConfigurationError: "Check TAILRACE_DATABASE_URL",
     asyncpg.InvalidPasswordError: "Check TAILRACE_DATABASE_URL",
     asyncpg.InvalidAuthorizationSpecificationError: "Check TAILRACE_DATABASE_URL",
     asyncpg.InvalidCatalogNameError: "Create the database first",
@@ -166,6 +171,21 @@ class Database:
         async with self.connection() as connection:
             return await connection.fetchval(query(name, self.schema), *args)
 
+    async def require_writable(self) -> None:
+        """Raise ``DatabaseReadOnly`` on a standby, and where transactions are read-only unless they say otherwise."""
+        found = await self.row("session_writable")
+        if found is None or not found["is_read_only"]:
+            return
+        if found["is_standby"]:
+            what = "is a standby"
+            advice = (
+                "name the primary in TAILRACE_DATABASE_URL (`target_session_attrs=read-write` finds it among hosts)"
+            )
+        else:
+            what = "has default_transaction_read_only on"
+            advice = "switch it off for the server, the database or the role of Tailrace"
+        raise DatabaseReadOnly(f"Postgres at {self.address} {what} and takes no writes: {advice}")
+
     async def _finds_pooler(self) -> bool:
         """Connect as to Postgres itself; return whether what is set for the session was refused or is not there."""
         options = self._options() | {"statement_cache_size": 0}
@@ -223,13 +243,24 @@ def address_of(url: str) -> str:
 def passing(verb: str, address: str, *, sent: bool = False) -> Iterator[None]:
     """Turn driver errors that pass by themselves, or by an operator's hand, into ``DatabaseUnavailable``.
 
+    What can only be a mistake of ours is left as it is, to be found in the log.
+
     :param sent: statements are executed in the block, so that one may be lost between its commit and its answer.
     """
     try:
         yield
     except _HANDLED as error:
+        if _is_misuse(error):
+            raise
         found = str(error).rstrip(".") or type(error).__name__
         advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "It may pass: try again")
         unavailable = DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. {advice}")
         unavailable.sent = sent and (isinstance(error, _UNANSWERED) or not isinstance(error, asyncpg.PostgresError))
         raise unavailable from error
+
+
+def _is_misuse(error: Exception) -> bool:
+    """Whether the driver was used wrongly, as by an argument of the wrong type or one too many."""
+    if not isinstance(error, asyncpg.InterfaceError) or isinstance(error, asyncpg.exceptions.ClientConfigurationError):
+        return False
+    return not any(text in str(error) for text in _GONE)
