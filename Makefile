@@ -8,6 +8,8 @@ WORKERS ?= 2
 # How long the fault campaign goes on, and the seed of one that is to be done again.
 MINUTES ?= 3
 SEED ?=
+# The bus of the campaign: postgres, redis or nats; the seed chooses when none is named.
+BUS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo fmt check test test-faults bench docs constraints clean
@@ -35,7 +37,7 @@ test: $(VENV)/.develop ## run every test, on a real Postgres
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 test-faults: $(VENV)/.develop ## kill, freeze, cut and fill the disk under real processes (MINUTES=3)
-	$(BIN)/python -m faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(BUS),--bus $(BUS))
 
 bench: $(VENV)/.bench ## measure, side by side with the limits of this machine
 	$(BIN)/python -m bench

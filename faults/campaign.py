@@ -1,5 +1,8 @@
 """The campaign: rounds of load, fault, healing and checking, until the time is over.
 
+When the time is over and a class has not been proved, for the machine is slow or its fault did not bite, the campaign
+goes on for a bounded grace with those alone (``faults/schedule.py``).
+
 A round starts runs at a steady rate and watches each with two clients; does one fault while they are under way; and
 then waits until every run has ended and every client has come to its stream's end.  What has not ended 30 s after the
 healing is stuck, which is a violation like any other.  Rounds share the processes and the tables, so what a fault
@@ -22,12 +25,13 @@ from faults.checks import Violation, fence_violations, log_violations, token_vio
 from faults.classes import CLASSES, Fault, no_fault, skipped
 from faults.load import Load, clients_of
 from faults.moments import Done
+from faults.schedule import Schedule
 from faults.table import PASSING, tokens_of
 from faults.world import World
 
 STUCK_SECONDS = 30.0
-# A fault that did not bite is tried again so often before its class counts as not proved.
-TRIES_MAX = 4
+# A round takes some 10 s on a quiet machine and at most a minute: three minutes and this end within five.
+GRACE_SECONDS = 75.0
 
 
 @dataclass(slots=True)
@@ -52,34 +56,24 @@ class Campaign:
     def __init__(self, world: World, rng: random.Random, names: Sequence[str]) -> None:
         self.skipped = {name: why for name, why in skipped(world).items() if name in names}
         self.rounds: list[Round] = []
+        self.grace_rounds = 0
         self._world = world
         self._rng = rng
-        self._names = [name for name in names if name not in self.skipped]
-
-    @property
-    def unproved(self) -> list[str]:
-        """The classes of which no fault has been proved to bite."""
-        proved = {each.name for each in self.rounds if each.proof is not None}
-        return [name for name in self._names if name not in proved]
+        self.schedule = Schedule([name for name in names if name not in self.skipped], rng)
 
     async def perform(self, seconds: float, *, until_violation: bool = False) -> None:
-        """Perform rounds for this long, and at least one of each class; one more try for each that did not bite."""
+        """Perform rounds for this long, and for a grace while there are classes to be proved."""
         deadline = time.monotonic() + seconds
-        tries = dict.fromkeys(self._names, 0)
         async with clients_of(self._world.of("api")) as (clients, http):
             await self._round("none", no_fault, clients, http)
-            while True:
-                over = time.monotonic() > deadline
-                left = [name for name in self.unproved if tries[name] < TRIES_MAX] if over else list(self._names)
-                self._rng.shuffle(left)
-                for name in left:
-                    tries[name] += 1
-                    await self._round(name, CLASSES[name], clients, http)
-                    if until_violation and self.rounds[-1].violations:
-                        return
-                    if time.monotonic() > deadline and not over:
-                        break
-                if over and not left:
+            while (now := time.monotonic()) < deadline + GRACE_SECONDS:
+                wanted = self.schedule.wanted(over=now >= deadline)
+                if wanted is None:
+                    return
+                self.grace_rounds += now >= deadline
+                await self._round(wanted, CLASSES[wanted], clients, http)
+                self.schedule.done(wanted, proved=self.rounds[-1].proof is not None)
+                if until_violation and self.rounds[-1].violations:
                     return
 
     async def _round(

@@ -27,7 +27,8 @@
     ├── NodeTimeout                a node took longer than its bound (also a TimeoutError)
     ├── Unavailable                trouble that passes: try again
     │   ├── DatabaseUnavailable
-    │   │   └── OutcomeUnknown     the answer to a start was lost: it may have been executed
+    │   │   ├── OutcomeUnknown     the answer to a start was lost: it may have been executed
+    │   │   └── DatabaseReadOnly   Postgres answers and takes no writes
     │   ├── BusUnavailable
     │   ├── ServerUnavailable      a client could not reach the server
     │   └── NotStarted             the App was used before its lifespan started it
@@ -176,6 +177,10 @@ class DatabaseUnavailable(Unavailable):
 
 class OutcomeUnknown(DatabaseUnavailable):
     """Whether a run was started is not known: Postgres went away after it was asked, and before it answered."""
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
+    """Postgres answers, and lets nobody write: a standby, or a database that was made read-only."""
 
 
 class BusUnavailable(Unavailable):

@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, get_args
+
+# Why a request is turned away before anything is done for it. A bounded set: it is the label of a metric.
+RefusalReason = Literal[
+    "not-authenticated",
+    "scope-missing",
+    "key-misplaced",
+    "cross-site",
+    "foreign-host",
+    "too-many-streams",
+    "too-many-connections",
+]
+REFUSAL_REASONS: tuple[RefusalReason, ...] = get_args(RefusalReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +162,15 @@ class StreamClosed:
 
 @dataclass(frozen=True, slots=True)
 class DutyFailed:
-    """A background duty failed and will be tried again after ``retry_seconds``."""
+    """A background duty failed and will be tried again after ``retry_seconds``.
+
+    ``unforeseen`` is the error itself when it is none of ours: a mistake in the code, worth its traceback.
+    """
 
     duty: str
     error: str
     retry_seconds: float
+    unforeseen: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +238,13 @@ class KeysFileBroken:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """A request, or a connection, was turned away: whoever sent it may not, or there are too many."""
+
+    reason: RefusalReason
+
+
+@dataclass(frozen=True, slots=True)
 class RequestFailed:
     """A request met an error that nobody foresaw; the client got 500."""
 
@@ -250,6 +273,7 @@ Happening = (
     | ProcessStopping
     | KeysFileRead
     | KeysFileBroken
+    | RequestRefused
     | RequestFailed
 )
 Exporter = Callable[[Happening], None]

@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx2
@@ -141,6 +142,49 @@ def test_serve_refuses_settings_that_would_let_others_in(
     done = call("serve", "--port", "0", **more)
     assert (done.code, said in done.err) == (USAGE, True)
     assert "Traceback" not in done.err
+
+
+async def test_revoking_a_key_ends_its_open_streams_and_no_others(
+    tailrace: Tailrace, with_keys: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """`tailrace keys revoke` beside a server that runs: the streams of the key and of a token made with it end within a
+    heartbeat, and are not opened again; another key of the same tenant goes on."""
+    (tmp_path / "agents.py").write_text(AGENTS)
+    ours, theirs = [
+        json.loads((await tailrace("keys", "create", "--name", name, "--tenant", "acme", "--json")).out)
+        for name in ("ours", "theirs")
+    ]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tailrace", "serve", "--app", "agents.py", "--port", "0",
+        env=environment | {"TAILRACE_HEARTBEAT_SECONDS": "0.5"}, cwd=tmp_path, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    address = re.search(r"http://\S+", (await process.stdout.readline()).decode())
+    assert address is not None
+    headers = [{"Authorization": f"Bearer {key['key']}"} for key in (ours, theirs)]
+    stream = f"{RUNS}/r/stream"
+    async with asyncio.timeout(60), httpx2.AsyncClient(base_url=address[0], timeout=30) as http, AsyncExitStack() as on:
+        started = await http.post(RUNS, json={"agent": "wait", "runId": "r"}, headers=headers[0])
+        assert started.status_code == 201
+        token = (await http.post(f"{RUNS}/r/stream-token", headers=headers[0])).json()["token"]
+        opened = [
+            await on.enter_async_context(http.stream("GET", stream, headers=headers[0])),
+            await on.enter_async_context(http.stream("GET", stream, params={"token": token})),
+            await on.enter_async_context(http.stream("GET", stream, headers=headers[1])),
+        ]
+        pieces = [answer.aiter_bytes() for answer in opened]
+        for each in pieces:
+            assert (await anext(each)).startswith(b"retry: ")
+        assert (await tailrace("keys", "revoke", ours["id"])).code == 0
+        for ended in pieces[:2]:
+            assert b"".join([piece async for piece in ended]).split(b"\n")[-3].startswith(b"retry: ")
+        assert (await http.get(stream, headers=headers[0])).status_code == 401
+        assert (await http.get(stream, params={"token": token}, headers={"Last-Event-ID": "1"})).status_code == 401
+        for _ in range(3):
+            assert await anext(pieces[2])
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 0
 
 
 async def test_with_keys_it_may_listen_everywhere_and_the_commands_show_theirs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -14,7 +15,8 @@ from tailrace.settings import Settings
 from tests.read_support import RUNS, Reading, serving
 from tests.security.conftest import Keys
 
-EACH = 20
+EACH, LOAD_EACH = 20, 100
+EVERY_CALL = [("GET", ""), ("GET", "/events"), ("GET", "/stream"), ("POST", "/cancel"), ("POST", "/stream-token")]
 
 
 @pytest.fixture
@@ -86,6 +88,55 @@ async def test_two_tenants_under_load_see_nothing_of_each_other(whole: Reading, 
     assert not ours & theirs
     rows = await whole.database.rows("run_list", None, None, None, None, 100, None)
     assert len(rows) == 2 * EACH
+
+
+async def test_every_look_at_another_tenant_s_runs_under_full_load_finds_what_does_not_exist(
+    whole: Reading, keys: Keys, acme: str, globex: str
+) -> None:
+    """While both start and follow runs as fast as they can, each asks for the other's ids, which it knows, by every
+    call again and again: byte for byte the answer for an id that nobody has, before, while and after the run goes on.
+    """
+    counts: Counter[str] = Counter()
+
+    async def start_and_follow(client: tailrace.Client, tenant: str, number: int) -> None:
+        run_id = f"{tenant}-{number}"
+        await client.start("tell", {"by": tenant}, run_id=run_id, idempotency_key=f"key-{number}")
+        said = [event async for event in client.stream(run_id)]
+        assert {event.data["by"] for event in said if event.data} == {tenant}
+        counts["followed"] += 1
+
+    async def load(tenant: str, key: str) -> None:
+        async with tailrace.Client(whole.url, api_key=key) as client:
+            for begin in range(0, LOAD_EACH, 10):
+                numbers = range(begin, begin + 10)
+                await asyncio.gather(*(start_and_follow(client, tenant, number) for number in numbers))
+
+    async def intrude(key: str, other: str, working: asyncio.Task[None]) -> None:
+        async with keys.client(whole, key) as http:
+
+            async def look(method: str, run_id: str, rest: str) -> tuple[int, bytes]:
+                answer = await http.request(method, f"{RUNS}/{run_id}{rest}")
+                counts["asked"] += 1
+                return answer.status_code, answer.content.replace(run_id.encode(), b"ID")
+
+            while not working.done():
+                for method, rest in EVERY_CALL:
+                    number = counts["asked"] % LOAD_EACH
+                    found = await look(method, f"{other}-{number}", rest)
+                    assert found == await look(method, f"nobody-{number}", rest)
+                    assert found[0] == 404
+                listed = (await http.get(RUNS, params={"limit": "500"})).json()["runs"]
+                assert not [run["runId"] for run in listed if run["runId"].startswith(other)]
+
+    async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+        for tenant, key, others_key in (("acme", acme, globex), ("globex", globex, acme)):
+            working = group.create_task(load(tenant, key))
+            group.create_task(intrude(others_key, tenant, working))
+    assert counts["followed"] == 2 * LOAD_EACH
+    assert counts["asked"] > 2 * len(EVERY_CALL)
+    async with keys.client(whole, acme) as http:
+        states = {run["state"] for run in (await http.get(RUNS, params={"limit": "500"})).json()["runs"]}
+    assert states == {"finished"}, "nobody's cancel has reached another's run"
 
 
 async def test_a_cursor_of_another_tenant_s_list_shows_nothing_of_it(

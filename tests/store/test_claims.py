@@ -5,11 +5,25 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+from tailrace.model import draft
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
+from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
-from tests.write_support import AGENT, claim, execute, expire, fetch, queued, started, value
+from tests.write_support import (
+    AGENT,
+    NOW_MS,
+    add,
+    claim,
+    execute,
+    expire,
+    fetch,
+    queued,
+    started,
+    traces,
+    value,
+)
 
 
 async def test_workers_that_race_never_get_the_same_run(runs: Runs, leases: Leases) -> None:
@@ -108,6 +122,73 @@ async def test_only_the_lease_of_a_dead_worker_counts_as_a_takeover(
     await expire(database, lease.run_id)
     (lease,) = await claim(leases, worker="w9")
     assert (lease.epoch, lease.takeovers) == (5, 1)
+
+
+async def keep_a_step(events: Events, lease: Lease) -> None:
+    """Append one kept step right after the lease's last event."""
+    drafts = [draft.node_started("Step", NOW_MS), draft.node_finished("Step", NOW_MS)]
+    at = lease.last_seq + 2
+    steps = [(f"Step#{at}", at, "1")]
+    await events.append([RunAppend(lease.run_id, lease.epoch, lease.last_seq + 1, drafts, steps)])
+
+
+async def die(database: Database, leases: Leases, run_id: str) -> Lease:
+    """Let the lease run out and have another worker take the run."""
+    await expire(database, run_id)
+    (lease,) = await claim(leases, worker="next")
+    return lease
+
+
+async def test_a_kept_step_starts_the_count_of_deaths_anew(
+    database: Database, runs: Runs, leases: Leases, events: Events
+) -> None:
+    """Under the lease that just ended, and no earlier one; what is emitted without being kept is no step further."""
+    lease = await started(runs, leases)
+    for deaths in (1, 2):
+        lease = await die(database, leases, lease.run_id)
+        assert lease.takeovers == deaths
+    await keep_a_step(events, lease)
+    lease = await die(database, leases, lease.run_id)
+    assert lease.takeovers == 1
+    for deaths in (2, 3):
+        await events.append([add(lease, lease.last_seq + 1, traces(5))])
+        lease = await die(database, leases, lease.run_id)
+        assert lease.takeovers == deaths
+    await keep_a_step(events, lease)
+    await leases.release({lease.run_id: lease.epoch})
+    (lease,) = await claim(leases)
+    assert lease.takeovers == 0
+
+
+async def test_a_lease_that_ended_while_its_worker_was_cut_off_is_no_death(
+    database: Database, runs: Runs, leases: Leases
+) -> None:
+    """Told before somebody else has claimed the run, or afterwards: then the count goes down by that one."""
+    lease = await started(runs, leases)
+    second = await die(database, leases, lease.run_id)
+    await leases.outlived({lease.run_id: lease.epoch, "unknown": 1})
+    await expire(database, lease.run_id)
+    await leases.outlived({lease.run_id: second.epoch})
+    (third,) = await claim(leases)
+    assert (third.epoch, third.takeovers) == (3, 0)
+    await leases.outlived({lease.run_id: second.epoch})
+    assert (await die(database, leases, lease.run_id)).takeovers == 1
+
+
+async def test_who_outlived_a_lease_takes_it_from_nobody(database: Database, runs: Runs, leases: Leases) -> None:
+    """The owner that has it now keeps it, and so does a run that has ended keep its row."""
+    lease = await started(runs, leases, worker="first")
+    second = await die(database, leases, lease.run_id)
+    await leases.outlived({lease.run_id: lease.epoch})
+    assert await leases.renew({lease.run_id: second.epoch}, 30) == {lease.run_id}
+    assert await value(database, "select lease_owner from tailrace.runs") == "next"
+    await execute(
+        database,
+        "update tailrace.runs set state = 'failed', finished_at = now(), lease_owner = null, lease_until = null",
+    )
+    before = await fetch(database, "select * from tailrace.runs")
+    await leases.outlived({lease.run_id: second.epoch})
+    assert await fetch(database, "select * from tailrace.runs") == before
 
 
 async def test_a_healthy_lease_cannot_be_claimed(runs: Runs, leases: Leases) -> None:

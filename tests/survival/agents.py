@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from pathlib import Path
 
 import tailrace
@@ -46,6 +47,25 @@ async def killer(run: tailrace.Run) -> None:
     """Kill the worker."""
     await run.trace(f"killing {os.getpid()}")
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.agent("climber")
+async def climber(run: tailrace.Run) -> list[int]:
+    """Keep a step more in each life, and kill the worker after it, until the fourth is kept."""
+    found = []
+    for number in range(4):
+        before = run.log.last_seq
+        found.append(await run.step(f"Step-{number}", os.getpid))
+        if run.log.last_seq > before and number < 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+
+@app.agent("blocker")
+async def blocker(run: tailrace.Run) -> None:
+    """Block the event loop for longer than the lease."""
+    await run.trace("blocking")
+    time.sleep(2.5)  # noqa: ASYNC251 - that is the point
 
 
 @app.agent("echo")

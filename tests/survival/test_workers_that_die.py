@@ -22,7 +22,7 @@ from tailrace.telemetry import JobStarted
 from tailrace.worker import worker as worker_module
 from tailrace.worker.execution import TAKEOVERS_MAX
 from tests.outage_support import Line, Served, served
-from tests.write_support import Running, execute, expire, fetch, running, started, types, until, verified_log
+from tests.write_support import Running, execute, expire, fetch, running, started, types, until, value, verified_log
 
 MakeSettings = Callable[..., Settings]
 AGENTS = Path(__file__).parent / "agents.py"
@@ -36,9 +36,9 @@ def marks(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-async def marked(folder: Path, mark: str) -> None:
+async def marked(folder: Path, mark: str, *, times: int = 1) -> None:
     async def there() -> bool | None:
-        return True if mark in marks(folder) else None
+        return True if marks(folder).count(mark) >= times else None
 
     await until(there)
 
@@ -166,6 +166,62 @@ async def test_a_run_that_kills_every_worker_ends_after_so_many(database: Databa
     assert killed == {f"killing {worker.pid}" for worker in there if worker is not left[0]}
 
 
+async def test_a_run_that_gets_a_step_further_in_each_life_is_not_given_up(
+    database: Database, settings: MakeSettings
+) -> None:
+    """As many deaths in a row as are allowed, and three more, each after a step that was kept: it ends well."""
+    one = settings(lease_seconds=1)
+    async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
+        workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
+        there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
+        run_id = await app.start("climber")
+        await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX)
+        run = await app.ended(run_id)
+    assert run.state == RunState.FINISHED
+    assert sorted(json.loads(run.output or "")) == sorted(worker.pid for worker in there)
+    assert await value(database, "select takeovers from tailrace.runs") == 1
+
+
+async def test_outages_longer_than_the_lease_are_no_deaths(
+    database: Database, settings: MakeSettings, tmp_path: Path
+) -> None:
+    """A run that one more death would end lives through three of them; its worker is alive and says so."""
+    one = settings(lease_seconds=1, tx_timeout_ms=500)
+    assert one.database_url is not None
+    async with (
+        Line(one.database_url.get_secret_value()).running() as line,
+        running(one, {}, FRONT) as app,
+        served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as worker,
+    ):
+        run_id = await app.start("stages", str(tmp_path))
+        await marked(tmp_path, f"two {worker.pid}")
+        for outage in (1, 2, 3):
+            # The step that the first life has kept starts the count anew; from the second outage on it stands.
+            await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX)
+            line.cut()
+            await marked(tmp_path, f"stopped {worker.pid}", times=outage)
+            line.mend()
+            await marked(tmp_path, f"two {worker.pid}", times=outage + 1)
+        open_gate(tmp_path, worker)
+        run = await app.ended(run_id)
+    assert run.state == RunState.FINISHED
+    assert await value(database, "select epoch from tailrace.runs") == 4
+    await verified_log(database, run_id)
+
+
+async def test_an_agent_that_blocks_its_worker_past_the_lease_is_given_up(
+    database: Database, settings: MakeSettings
+) -> None:
+    """Its worker lives and claims the run again, which nobody else has taken; but it was not cut off."""
+    one = settings(lease_seconds=1)
+    async with running(one, {}, FRONT) as app, served(one, app=AGENTS, role="worker") as worker:
+        run_id = await app.start("blocker")
+        await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX - 1)
+        run = await app.ended(run_id)
+        await assert_executes(app, worker)
+    assert (run.state, run.error_class) == (RunState.FAILED, "TooManyTakeovers")
+
+
 async def test_a_run_of_an_agent_that_the_next_version_does_not_have_ends_in_run_failed(
     database: Database, settings: MakeSettings, tmp_path: Path
 ) -> None:
@@ -212,14 +268,14 @@ async def test_a_rescue_for_which_postgres_has_no_answer_is_not_a_death(
 async def test_a_steps_result_and_its_node_finished_are_one_transaction(
     database: Database, settings: MakeSettings
 ) -> None:
-    """The same transaction wrote both rows, so that no death can part them."""
+    """The same transaction wrote both rows, so that no death can part them.  No outbox runs, which marks the event."""
 
     async def agent(run: tailrace.Run) -> None:
         await run.step("One", lambda: 1)
         await kept.wait()
 
     kept = asyncio.Event()
-    async with running(settings(), agent) as app:
+    async with running(settings(), agent, ("api", "worker")) as app:
         run_id = await app.start()
 
         async def both() -> list[str] | None:
@@ -234,5 +290,4 @@ async def test_a_steps_result_and_its_node_finished_are_one_transaction(
 
         step, event = await until(both)
         kept.set()
-        await app.ended(run_id)
     assert step == event

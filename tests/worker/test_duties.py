@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import io
+import json
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tailrace.errors import BusUnavailable
+from tailrace.exporters.logs import LogExporter
 from tailrace.telemetry import DutyFailed, Telemetry
 from tailrace.worker import threads
 from tailrace.worker.duties import Duty, perform
@@ -51,6 +54,12 @@ async def test_a_duty_that_fails_is_told_and_tried_again(error: Exception) -> No
     assert len(failures) == 3
     assert all(str(error) in failure.error for failure in failures)
     assert failures[0].retry_seconds < failures[2].retry_seconds
+    lines = io.StringIO()
+    LogExporter(level="info", log_events=False, stream=lines)(failures[0])
+    said = json.loads(lines.getvalue())
+    unforeseen = isinstance(error, ValueError)
+    assert (said["event"], said["level"]) == ("duty.failed", "error" if unforeseen else "warning")
+    assert ("Traceback" in said.get("exception", "")) is unforeseen
 
 
 async def test_a_duty_goes_on_at_once_while_there_is_reason_to() -> None:

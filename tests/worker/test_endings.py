@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 import sys
 import threading
@@ -62,6 +63,35 @@ async def leaves_from_a_thread(run: tailrace.Run) -> None:
     await run.step("Leave", sys.exit, 4)
 
 
+async def leaves_in_a_task(_run: tailrace.Run) -> None:
+    await asyncio.create_task(leaves_later(5))
+
+
+async def leaves_in_a_task_of_a_task(_run: tailrace.Run) -> None:
+    async def inner() -> None:
+        await asyncio.gather(leaves_later(6), asyncio.sleep(0))
+
+    await asyncio.ensure_future(inner())
+
+
+async def leaves_in_a_group(_run: tailrace.Run) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(leaves_later(7))
+        group.create_task(asyncio.sleep(600))
+
+
+async def interrupts_in_a_task(_run: tailrace.Run) -> None:
+    async def interrupts() -> None:
+        raise KeyboardInterrupt
+
+    await asyncio.create_task(interrupts(), context=contextvars.copy_context())
+
+
+async def leaves_later(code: int) -> None:
+    await asyncio.sleep(0)
+    sys.exit(code)
+
+
 async def cancels_itself(_run: tailrace.Run) -> None:
     raise asyncio.CancelledError
 
@@ -108,6 +138,11 @@ async def a_bad_name(run: tailrace.Run) -> None:
         (fails(GeneratorExit("odd")), "GeneratorExit", "odd"),
         (leaves, "AgentExited", "sys.exit(3)"),
         (leaves_from_a_thread, "AgentExited", "sys.exit(4)"),
+        (leaves_in_a_task, "AgentExited", "sys.exit(5)"),
+        (leaves_in_a_task_of_a_task, "AgentExited", "sys.exit(6)"),
+        (leaves_in_a_group, "ExceptionGroup", "1 sub-exception"),
+        (interrupts_in_a_task, "AgentExited", "KeyboardInterrupt"),
+        (fails(KeyboardInterrupt()), "AgentExited", "KeyboardInterrupt"),
         (cancels_itself, "AgentCancelledItself", "cancelled from within"),
         (awaits_what_is_cancelled, "AgentCancelledItself", "cancelled from within"),
         (returns_an_object, "InvalidEvent", "what the agent returned is not JSON"),
@@ -283,3 +318,49 @@ async def test_an_agent_that_finishes_while_its_worker_stops_has_finished(
         await begun.wait()
     log = await verified_log(database, run_id)
     assert types(log) == ["RunStarted", "RunFinished"]
+
+
+async def test_a_task_that_nobody_awaits_ends_neither_the_process_nor_the_run(
+    database: Database, settings: MakeSettings
+) -> None:
+    """It is the agent's own loss; and a task that is cancelled before it began leaves no warning."""
+    gone = asyncio.Event()
+
+    async def agent(run: tailrace.Run) -> str:
+        task = asyncio.create_task(leaves_later(8))
+        task.add_done_callback(lambda _: gone.set())
+        asyncio.create_task(leaves_later(9)).cancel()
+        await gone.wait()
+        assert task.exception() is not None
+        return "done"
+
+    async with running(settings(), agent) as app:
+        run = await app.ended(await app.start())
+        assert (run.state, run.output) == (RunState.FINISHED, '"done"')
+
+
+async def test_only_the_tasks_of_agents_are_contained_and_the_loop_is_given_back(settings: MakeSettings) -> None:
+    """In somebody's application, its own tasks are made by the factory that it has chosen."""
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coroutine.__name__)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    async def own() -> None: ...
+
+    async def agent(run: tailrace.Run) -> None:
+        await asyncio.create_task(own())
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(factory)
+    try:
+        async with running(settings(), agent) as app:
+            made.clear()
+            await asyncio.create_task(own())
+            assert made == ["own"]
+            await app.ended(await app.start())
+            assert made.count("own") == 1
+        assert loop.get_task_factory() is factory
+    finally:
+        loop.set_task_factory(None)

@@ -61,11 +61,13 @@ async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int, *, has
     with on_stop(lambda _: stop.set(), is_last=True), listening:
         asgi = app.asgi(roles=roles)
         async with app.running(roles):
+            telemetry = app.services().telemetry
             limits = _limits(app.services().settings)
             allow_connections(limits)
-            async with serving(asgi if has_keys else LoopbackHostOnly(asgi), listening, limits):
+            served = asgi if has_keys else LoopbackHostOnly(asgi, telemetry)
+            async with serving(served, listening, limits, telemetry):
                 address = _address(listening)
-                app.services().telemetry.tell(ProcessReady(roles, address))
+                telemetry.tell(ProcessReady(roles, address))
                 typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
                 await stop.wait()
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Literal, TextIO, assert_never
 
 import structlog
@@ -15,13 +17,28 @@ import structlog
 from tailrace import telemetry as t
 
 Level = Literal["debug", "info", "warning", "error"]
+# Strangers choose how many requests are refused, and must not choose how much is written: a line a reason in this time.
+REFUSED_LINE_SECONDS = 60.0
 _LEVELS: dict[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class LogExporter:
-    """Writes happenings as JSON lines."""
+    """Writes happenings as JSON lines.
 
-    def __init__(self, *, level: Level, log_events: bool, stream: TextIO | None = None) -> None:
+    :param clock: gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        level: Level,
+        log_events: bool,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._refused: dict[str, int] = {}
+        self._refused_told: dict[str, float] = {}
         self._log_events = log_events
         # One line a batch and a run: as many as events at low rates, so they share the events' switch.
         self._flow_level: Level = "info" if log_events else "debug"
@@ -37,6 +54,8 @@ class LogExporter:
             case t.EventsPublished():
                 if _LEVELS[self._flow_level] >= self._threshold:
                     self._published(happening)
+            case t.RequestRefused():
+                self._count_refused(happening.reason)
             case _:
                 self._write(*line(happening))
 
@@ -55,6 +74,14 @@ class LogExporter:
         oldest = min(run.events[0].ts for run in happening.runs)
         size = sum(len(run.events) for run in happening.runs)
         self._write(self._flow_level, "outbox.batch", {"size": size, "lag_ms": _lag_ms(happening.at_ms, oldest)})
+
+    def _count_refused(self, reason: t.RefusalReason) -> None:
+        """Write how many were refused since the last line of this reason, at most once in so long."""
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+        now = self._clock()
+        if (told := self._refused_told.get(reason)) is None or now - told >= REFUSED_LINE_SECONDS:
+            self._refused_told[reason] = now
+            self._write("warning", "request.refused", {"reason": reason, "count": self._refused.pop(reason)})
 
     def _write(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         if _LEVELS[level] >= self._threshold:
@@ -105,8 +132,8 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
     """Return level, event name and fields of a happening's log line."""
     fields: dict[str, Any]
     match happening:
-        case t.EventsPersisted() | t.EventsPublished():
-            return "debug", "flow", {}  # LogExporter writes these itself, by its switch.
+        case t.EventsPersisted() | t.EventsPublished() | t.RequestRefused():
+            return "debug", "flow", {}  # LogExporter writes these itself, by its own rules.
         case t.RunCreated():
             return "info", "run.created", _of_run(happening.run_id, agent=happening.agent)
         case t.OutboxGap():
@@ -127,7 +154,9 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
             return "info", "stream.close", _of_run(happening.run_id, **fields)
         case t.DutyFailed():
             fields = {"duty": happening.duty, "error": happening.error, "retry_seconds": happening.retry_seconds}
-            return "warning", "duty.failed", fields
+            if happening.unforeseen is None:
+                return "warning", "duty.failed", fields
+            return "error", "duty.failed", fields | {"exc_info": happening.unforeseen}
         case t.WakeupsLost():
             return "warning", "wakeups.lost", {"error": happening.error}
         case t.WakeupsRestored():

@@ -55,6 +55,14 @@ class PrometheusExporter:
         self._reconnects = Counter(
             "tailrace_stream_reconnects", "Streams opened with a position above zero.", registry=registry
         )
+        self._refused = Counter(
+            "tailrace_requests_refused",
+            f"Requests that were turned away, by reason: {', '.join(t.REFUSAL_REASONS)}.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in t.REFUSAL_REASONS:
+            self._refused.labels(reason)
         for state in ("finished", "failed", "cancelled"):
             self._finished.labels(state)
 
@@ -81,6 +89,8 @@ class PrometheusExporter:
                     self._reconnects.inc()
             case t.StreamClosed():
                 self._streams.dec()
+            case t.RequestRefused():
+                self._refused.labels(happening.reason).inc()
             case _:
                 pass
 

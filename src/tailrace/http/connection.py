@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tailrace.http.problems import problem
+from tailrace.telemetry import RequestRefused, Telemetry
 
 # nginx and Tomcat stop at 8 KB for a request line, and proxies in front of us with them.
 URL_MAX_BYTES = 8 * 2**10
@@ -34,6 +35,9 @@ PIPELINE_MAX = 16
 LINGER_SECONDS = 5.0
 # Unsent bytes above which a writer waits; uvicorn's 64 KB, halved, since it is held once for each reader that stalls.
 WRITE_BUFFER_BYTES = 32 * 2**10
+# And below which it goes on. The kernel takes more once half of what it keeps unsent (http/server.py) is gone, 32 KB.
+# A writer must not wait for more than one such step: two take a reader at 1 KB/s longer than its bound (measured).
+WRITE_BUFFER_LOW_BYTES = 24 * 2**10
 # The ASGI extension by which an application cuts its connection: {"abort": callable}.
 ABORT = "tailrace.abort"
 
@@ -60,6 +64,7 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(
         self,
         limits: Limits,
+        telemetry: Telemetry,
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
@@ -67,6 +72,7 @@ class BoundedHttp(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._limits = limits
+        self._telemetry = telemetry
         self._refusal: tuple[HTTPStatus, str] | None = None
         self._reading: Due = "head"
         self._head_bytes = 0
@@ -85,9 +91,10 @@ class BoundedHttp(HttpToolsProtocol):
         """
         super().connection_made(transport)
         if len(self.connections) > self._limits.connections_max:
+            self._telemetry.tell(RequestRefused("too-many-connections"))
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES, low=WRITE_BUFFER_LOW_BYTES)
         self._watch_client()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tailrace.access.keys import looks_like_a_key
-from tailrace.errors import CrossSiteRefused, KeyMisplaced, NotStarted
-from tailrace.http.problems import problem_of
+from tailrace.errors import AccessRefused, CrossSiteRefused, KeyMisplaced, NotStarted
+from tailrace.http.problems import problem_of, tell_refused
 from tailrace.http.services import GetServices
 
 # Of every answer. A route whose answer is a page sets its own policy. An answer opened in a tab may follow a stream of
@@ -62,8 +62,14 @@ class Gate:
                     found.setdefault(name, value)
             await send(message)
 
-        refusal = _refusal(scope, headers, origins, is_open=is_open)
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        answer: ASGIApp = self._app
+        try:
+            if _is_preflight(scope, headers, origins, is_open=is_open):
+                answer = Response(status_code=HTTPStatus.NO_CONTENT, headers=PREFLIGHT_HEADERS)
+        except AccessRefused as error:
+            tell_refused(error, self._get_services)
+            answer = problem_of(error)
+        await answer(scope, receive, send_with_headers)
 
     def _policy(self) -> tuple[tuple[str, ...], bool]:
         """Return the allowed origins, and whether there are no credentials."""
@@ -74,22 +80,20 @@ class Gate:
         return services.settings.cors_origins, not services.credentials.configured
 
 
-def _refusal(scope: Scope, headers: Headers, origins: tuple[str, ...], *, is_open: bool) -> Response | None:
-    """Return the answer to a request that no endpoint should see."""
+def _is_preflight(scope: Scope, headers: Headers, origins: tuple[str, ...], *, is_open: bool) -> bool:
+    """Whether this is a preflight that may pass; raise ``AccessRefused`` for a request that no endpoint should see."""
     if _has_key_in_url(scope):
-        return problem_of(
-            KeyMisplaced(
-                "a key stands in the URL, where logs and histories keep it: send it as `Authorization: Bearer …`, and "
-                "revoke this one"
-            )
+        raise KeyMisplaced(
+            "a key stands in the URL, where logs and histories keep it: send it as `Authorization: Bearer …`, and "
+            "revoke this one"
         )
     if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
         if _is_allowed(headers.get("origin"), origins):
-            return Response(status_code=HTTPStatus.NO_CONTENT, headers=PREFLIGHT_HEADERS)
-        return problem_of(CrossSiteRefused(_not_named(headers)))
+            return True
+        raise CrossSiteRefused(_not_named(headers))
     if is_open and scope["method"] not in _SAFE_METHODS and _is_cross_site(headers, origins):
-        return problem_of(CrossSiteRefused(_not_named(headers)))
-    return None
+        raise CrossSiteRefused(_not_named(headers))
+    return False
 
 
 def _has_key_in_url(scope: Scope) -> bool:

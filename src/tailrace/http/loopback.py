@@ -13,17 +13,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tailrace.http.gate import SECURITY_HEADERS
 from tailrace.http.problems import problem
+from tailrace.telemetry import RequestRefused, Telemetry
 
 
 class LoopbackHostOnly:
-    """ASGI middleware that answers 421 where the ``Host`` is not loopback."""
+    """ASGI middleware that answers 421 where the ``Host`` is not loopback, and tells of it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self._app = app
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on requests for a loopback host, and whatever is not HTTP."""
         if scope["type"] == "http" and not all(_is_loopback(host) for host in _hosts(scope)):
+            self._telemetry.tell(RequestRefused("foreign-host"))
             refusal = problem(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "this server has no credentials configured and answers only to localhost, 127.0.0.1 and [::1]",

@@ -29,7 +29,7 @@ def probes(get_services: GetServices) -> APIRouter:
 
     @router.get(
         "/readyz",
-        summary="Whether database, schema and bus are there",
+        summary="Whether the database can be written, the schema fits and the bus is there",
         response_class=Response,
         responses={503: {"model": Problem, "description": "Something is not there; the detail says what."}},
     )
@@ -37,6 +37,8 @@ def probes(get_services: GetServices) -> APIRouter:
         try:
             services = get_services()
             await require_current(services.database)
+            # Every role writes: the API starts runs, workers append, the outbox marks.
+            await services.database.require_writable()
             await services.bus.check()
         except TailraceError as error:
             return problem(503, _not_ready(get_services, error), kind="not-ready", headers={"Retry-After": "1"})

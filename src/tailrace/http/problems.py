@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from tailrace import errors as e
 from tailrace.errors import Fault
 from tailrace.http.services import GetServices
-from tailrace.telemetry import RequestFailed
+from tailrace.telemetry import RefusalReason, RequestFailed, RequestRefused
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "1"
@@ -40,6 +41,13 @@ STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
     (e.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (e.SchemaMismatch, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+# What is counted as turned away, and as what.
+REFUSED_AS: dict[type[e.TailraceError], RefusalReason] = {
+    e.NotAuthenticated: "not-authenticated",
+    e.ScopeMissing: "scope-missing",
+    e.KeyMisplaced: "key-misplaced",
+    e.CrossSiteRefused: "cross-site",
+}
 # What a status asks for beside the document.
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": RETRY_AFTER_SECONDS},
@@ -78,11 +86,19 @@ def problem_of(error: e.TailraceError) -> Response:
     return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers)
 
 
+def tell_refused(error: e.TailraceError, get_services: GetServices) -> None:
+    """Tell that a request was turned away, if that is what the error says, and there is somebody to tell."""
+    if (reason := REFUSED_AS.get(type(error))) is not None:
+        with suppress(e.NotStarted):
+            get_services().telemetry.tell(RequestRefused(reason))
+
+
 def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
     """Let every error of ``api``, foreseen or not, be answered with a problem document."""
 
     @api.exception_handler(e.TailraceError)
     async def ours(_request: Request, error: e.TailraceError) -> Response:
+        tell_refused(error, get_services)
         return problem_of(error)
 
     @api.exception_handler(RequestValidationError)

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tailrace.http.connection import BoundedHttp, Limits
+from tailrace.telemetry import Telemetry
 
 # Streams end at once when the process is asked to stop; this is for requests in progress.
 GRACEFUL_SECONDS = 5
@@ -22,6 +23,10 @@ KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS = 30, 10
 # Not yet sent bytes that the kernel keeps for a connection.  Left alone it keeps up to 4 MB (tcp_wmem) for each reader
 # that stalls; unlike SO_SNDBUF this leaves what is on its way, and so the speed of long lines, as it is.
 KERNEL_UNSENT_BYTES = 64 * 2**10
+# Linux lets TCP_USER_TIMEOUT also end a connection whose reader lives and has been slow for so long that its window was
+# mostly shut, whatever it took meanwhile (measured on 6.18: a reader at a tenth of the pace is cut to the second). At 1
+# KB/s and once the write bound, 57 KB came through, less than the largest event; three times is 170 KB.
+USER_TIMEOUT_WRITES = 3
 # Files that are not connections of clients: the database's, logs, what agents open.
 OTHER_FILES = 1000
 
@@ -39,12 +44,12 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(
-    asgi: ASGIApp, listening: socket.socket, limits: Limits | None = None
+    asgi: ASGIApp, listening: socket.socket, limits: Limits | None = None, telemetry: Telemetry | None = None
 ) -> AsyncIterator[uvicorn.Server]:
     """Serve ``asgi`` on a listening socket inside the block; set ``should_exit`` on what is yielded to stop earlier."""
     limits = limits or Limits()
     bound_connections(listening, limits)
-    protocol: Any = functools.partial(BoundedHttp, limits)
+    protocol: Any = functools.partial(BoundedHttp, limits, telemetry or Telemetry())
     config = uvicorn.Config(
         asgi,
         http=protocol,
@@ -69,8 +74,9 @@ async def serving(
 def bound_connections(listening: socket.socket, limits: Limits) -> None:
     """Let the kernel notice clients that vanish, and keep little for those that stall; accepted sockets inherit it.
 
-    A client that vanishes without a word is noticed by what it does not acknowledge: a heartbeat, or a keep-alive probe
-    between two.  Without ``TCP_USER_TIMEOUT`` Linux retries for a quarter of an hour.
+    A client that vanishes without a word is noticed within the write bound by what it does not take, and on a silent
+    stream, by the ping or the keep-alive probe that it does not acknowledge, within three times that.  Without
+    ``TCP_USER_TIMEOUT`` Linux retries for a quarter of an hour.
     """
     if listening.family not in (socket.AF_INET, socket.AF_INET6):
         return
@@ -78,7 +84,7 @@ def bound_connections(listening: socket.socket, limits: Limits) -> None:
     for name, value in (
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-        ("TCP_USER_TIMEOUT", int(limits.write_seconds * 1000)),
+        ("TCP_USER_TIMEOUT", int(limits.write_seconds * USER_TIMEOUT_WRITES * 1000)),
         ("TCP_NOTSENT_LOWAT", KERNEL_UNSENT_BYTES),
     ):
         option = getattr(socket, name, None)  # Linux has all of them, other systems some.

@@ -23,7 +23,7 @@ from tailrace.model.run import is_run_id
 from tailrace.read.follow import follow
 from tailrace.read.frame import retry
 from tailrace.read.hub import Watched
-from tailrace.telemetry import StreamClosed, StreamOpened
+from tailrace.telemetry import RequestRefused, StreamClosed, StreamOpened
 
 HEADERS = [
     # Exactly this: a charset parameter fails clients that compare the whole value.
@@ -60,7 +60,10 @@ class EventStream(Response):
         try:
             services = self._get_services()
             self._write_seconds = services.settings.write_seconds
-            if services.hub.closing or services.streams_open >= services.settings.max_streams:
+            is_full = services.streams_open >= services.settings.max_streams
+            if services.hub.closing or is_full:
+                if is_full:
+                    services.telemetry.tell(RequestRefused("too-many-streams"))
                 await self._come_again(send)
                 return
             # Before the first await, so that the bound also holds for those that come in one moment.

@@ -74,8 +74,8 @@ class Lease:
     """The right to append to a run.
 
     ``epoch`` rises with each acquisition and is the fence: an append with an older one is refused.
-    ``takeovers`` counts how often a worker was found dead while it held the run, ``cancel_requested`` says that it was
-    asked to end under an earlier lease, ``created_at_seconds`` is Unix time.
+    ``takeovers`` counts how often a worker was found dead while it held the run, since a step of it was last kept;
+    ``cancel_requested`` says that it was asked to end under an earlier lease, ``created_at_seconds`` is Unix time.
     """
 
     run_id: str

@@ -1,4 +1,4 @@
-"""Connections to Postgres: a bounded pool, bounded statements, and driver errors wrapped once.
+"""Connections to Postgres: a bounded pool and bounded statements.
 
 Every statement runs under ``statement_timeout`` and every transaction under ``idle_in_transaction_session_timeout``
 (``TAILRACE_TX_TIMEOUT_MS``): a process that freezes while it holds a row lock loses its session and the lock with it.
@@ -16,15 +16,16 @@ statement is prepared, a transaction sets its own bounds, and this side bounds s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from tailrace.errors import DatabaseUnavailable
+from tailrace.errors import DatabaseReadOnly, DatabaseUnavailable
 from tailrace.store.queries import query
+from tailrace.store.trouble import OTHER_SESSION, PASSING, passing
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -40,38 +41,6 @@ CONNECT_SECONDS = 5.0
 AT_HAND_MAX = 4
 # The server ends a statement in time unless it cannot; its answer, which says so for certain, is worth this wait.
 ANSWER_GRACE_SECONDS = 1.0
-
-# What passes by itself: the server is away, starting, stopping, full, read-only, or too slow to answer in time.
-_PASSING = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a server killed in the middle of an answer
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.ObjectNotInPrerequisiteStateError,  # a lock that cannot be had; a database that lets nobody in
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.PostgresSystemError,
-)
-# A session that is not the one in which the statement was prepared.
-_OTHER_SESSION = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
-
-# What an operator has to mend; everything goes on by itself once that is done.
-_ADVICE: dict[type[asyncpg.PostgresError], str] = {
-    asyncpg.InvalidPasswordError: "Check TAILRACE_DATABASE_URL",
-    asyncpg.InvalidAuthorizationSpecificationError: "Check TAILRACE_DATABASE_URL",
-    asyncpg.InvalidCatalogNameError: "Create the database first",
-    asyncpg.UndefinedTableError: "Run `tailrace db upgrade`",
-    asyncpg.InsufficientPrivilegeError: "Check the grants of the role that Tailrace connects as",
-}
-_HANDLED: tuple[type[Exception], ...] = (*_PASSING, *_OTHER_SESSION, *_ADVICE)
-# Errors that end a connection, and with it the knowledge of what became of the statement under way. After any other
-# error that Postgres sends, the statement has not happened.
-_UNANSWERED = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class Database:
@@ -141,7 +110,7 @@ class Database:
             yield connection
         except BaseException as error:
             await self._give_back(pool, connection)
-            if isinstance(error, _OTHER_SESSION):
+            if isinstance(error, OTHER_SESSION):
                 await self._prepare_no_more(pool)
             with passing("use", self.address, sent=True):
                 raise
@@ -161,7 +130,7 @@ class Database:
                 yield connection
             except BaseException:
                 # A connection that is lost has rolled back already; what went wrong first is what has to be told.
-                with suppress(*_PASSING):
+                with suppress(*PASSING):
                     await connection.execute("rollback")
                 raise
             await connection.execute("commit")
@@ -180,6 +149,21 @@ class Database:
         """Run the statement ``name`` and return the first column of its first row."""
         async with self.connection() as connection:
             return await connection.fetchval(query(name, self.schema), *args)
+
+    async def require_writable(self) -> None:
+        """Raise ``DatabaseReadOnly`` on a standby, and where transactions are read-only unless they say otherwise."""
+        found = await self.row("session_writable")
+        if found is None or not found["is_read_only"]:
+            return
+        if found["is_standby"]:
+            what = "is a standby"
+            advice = (
+                "name the primary in TAILRACE_DATABASE_URL (`target_session_attrs=read-write` finds it among hosts)"
+            )
+        else:
+            what = "has default_transaction_read_only on"
+            advice = "switch it off for the server, the database or the role of Tailrace"
+        raise DatabaseReadOnly(f"Postgres at {self.address} {what} and takes no writes: {advice}")
 
     def _usable_at_hand(self) -> PoolConnectionProxy[asyncpg.Record] | None:
         while self._at_hand:
@@ -202,7 +186,7 @@ class Database:
         self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
     ) -> None:
         # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
-        with suppress(*_PASSING):
+        with suppress(*PASSING):
             await pool.release(connection)
 
     async def _finds_pooler(self) -> bool:
@@ -258,19 +242,3 @@ def address_of(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or "local socket"
     return f"{host}:{parts.port or 5432}{parts.path or '/'}"
-
-
-@contextmanager
-def passing(verb: str, address: str, *, sent: bool = False) -> Iterator[None]:
-    """Turn driver errors that pass by themselves, or by an operator's hand, into ``DatabaseUnavailable``.
-
-    :param sent: statements are executed in the block, so that one may be lost between its commit and its answer.
-    """
-    try:
-        yield
-    except _HANDLED as error:
-        found = str(error).rstrip(".") or type(error).__name__
-        advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "It may pass: try again")
-        unavailable = DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. {advice}")
-        unavailable.sent = sent and (isinstance(error, _UNANSWERED) or not isinstance(error, asyncpg.PostgresError))
-        raise unavailable from error

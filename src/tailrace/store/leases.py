@@ -51,6 +51,10 @@ class Leases:
         """Give the leases back, so that another worker takes the runs at once."""
         await self._database.rows("lease_release", list(epochs), list(epochs.values()))
 
+    async def outlived(self, epochs: Mapping[str, int]) -> None:
+        """Tell that these leases ended while their worker lived and could not reach Postgres: nobody has died."""
+        await self._database.rows("lease_outlived", list(epochs), list(epochs.values()))
+
     async def cancelled(self, run_ids: Sequence[str]) -> set[str]:
         """Return which of the runs were asked to end."""
         return {row["id"] for row in await self._database.rows("lease_cancelled", list(run_ids))}

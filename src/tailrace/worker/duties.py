@@ -42,8 +42,9 @@ async def perform(duty: Duty, telemetry: Telemetry) -> None:
             failures += 1
             delay = min(duty.retry_max_seconds, BACKOFF_FIRST_SECONDS * 2 ** min(failures - 1, 10))
             delay *= random.uniform(0.5, 1.0)  # noqa: S311 - spreads processes out, guards nothing
-            text = str(error) if isinstance(error, TailraceError) else f"{type(error).__name__}: {error}"
-            telemetry.tell(DutyFailed(duty.name, text, round(delay, 3)))
+            unforeseen = None if isinstance(error, TailraceError) else error
+            text = str(error) if unforeseen is None else f"{type(error).__name__}: {error}"
+            telemetry.tell(DutyFailed(duty.name, text, round(delay, 3), unforeseen))
             await asyncio.sleep(delay)
             continue
         if again:

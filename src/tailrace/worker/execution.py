@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tailrace.errors import DatabaseUnavailable, LeaseLost, RunTerminated, TailraceError
 from tailrace.model import draft
 from tailrace.model.run import Lease, RunState
+from tailrace.worker.containment import call_contained
 from tailrace.worker.run import Run, result_json
 from tailrace.write.appender import Appender
 from tailrace.write.orchestrate import now_ms
@@ -23,14 +24,14 @@ from tailrace.write.orchestrate import now_ms
 Agent = Callable[[Run], Awaitable[Any]]
 StopReason = Literal["cancelled", "lease-lost", "released"]
 
-# A run that killed this many workers will kill the next one too.
+# A run that killed this many workers, and kept no step between, will kill the next one too.
 TAKEOVERS_MAX = 5
 # How long an agent may take to clean up after it was cancelled, before its run ends without it.
 CANCEL_GRACE_SECONDS = 10.0
 
 
 class TooManyTakeovers(TailraceError):
-    """Too many workers died while they held the run."""
+    """Too many workers died while they held the run, and none got a step further."""
 
 
 class AgentGone(TailraceError):
@@ -39,10 +40,6 @@ class AgentGone(TailraceError):
 
 class AgentCancelledItself(TailraceError):
     """The agent raised CancelledError though nobody cancelled the run."""
-
-
-class AgentExited(TailraceError):
-    """The agent tried to end the process."""
 
 
 class Execution:
@@ -93,7 +90,8 @@ class Execution:
                 )
             if self.lease.takeovers > TAKEOVERS_MAX:
                 raise TooManyTakeovers(
-                    f"{self.lease.takeovers} workers died or froze while they held this run; it is not given to another"
+                    f"{self.lease.takeovers} workers died or froze, one after another, while they held this run, and "
+                    "none got a step further; it is not given to another"
                 )
             if self.lease.resumed:
                 await self._run.trace("run.resumed")
@@ -119,7 +117,7 @@ class Execution:
 
     async def _supervised(self, agent: Agent) -> Any:
         """Return what the agent returns; cancel it when asked to stop, again and again if it does not listen."""
-        task = asyncio.ensure_future(self._call(agent))
+        task = asyncio.ensure_future(call_contained(self._call(agent)))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -138,8 +136,4 @@ class Execution:
                 task.cancel()
 
     async def _call(self, agent: Agent) -> Any:
-        try:
-            return await agent(self._run)
-        except SystemExit as error:
-            # asyncio would pass it on and end the whole process, with every other run in it.
-            raise AgentExited(f"the agent called sys.exit({error.code!r})") from error
+        return await agent(self._run)

@@ -14,6 +14,8 @@ from tailrace.model.run import Lease
 from tailrace.store.leases import Leases
 from tailrace.telemetry import DutyFailed, JobEnded, JobStarted, Telemetry
 from tailrace.worker.attendance import Attendance
+from tailrace.worker.containment import containing
+from tailrace.worker.cutoff import CutOff
 from tailrace.worker.duties import BACKOFF_MAX_SECONDS, Duty
 from tailrace.worker.execution import CANCEL_GRACE_SECONDS, Agent, Execution
 from tailrace.worker.run import Run
@@ -61,6 +63,7 @@ class Worker:
         self._max_event_bytes = max_event_bytes
         self._stall_seconds = stall_seconds
         self._attendance = Attendance(sorted(agents), leases, lease_seconds=lease_seconds)
+        self._cut_off = CutOff(leases)
         self._threads = Threads()
         self._executions: dict[str, Execution] = {}
         self._tasks = asyncio.TaskGroup()
@@ -88,15 +91,16 @@ class Worker:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Accept runs inside the block; at its end stop those in progress and give their leases back."""
-        async with self._tasks:
-            self._accepting.set()
-            self.jobs.set()
-            self._orphans.set()
-            try:
-                yield
-            finally:
-                self._accepting.clear()
-                await self._stop()
+        with containing():
+            async with self._tasks:
+                self._accepting.set()
+                self.jobs.set()
+                self._orphans.set()
+                try:
+                    yield
+                finally:
+                    self._accepting.clear()
+                    await self._stop()
 
     def cancel(self, run_id: str) -> None:
         """Cancel a run if this worker holds it."""
@@ -105,6 +109,7 @@ class Worker:
 
     async def claim_once(self) -> bool:
         """Claim runs and begin to execute them; return whether there may be more at once."""
+        await self._cut_off.tell_once()
         limit = min(CLAIM_MAX_RUNS, self._concurrency - len(self._executions))
         if limit <= 0 or not self._agents or not self._accepting.is_set():
             return False
@@ -146,7 +151,9 @@ class Worker:
         epochs = {run_id: execution.lease.epoch for run_id, execution in self._executions.items()}
         if epochs:
             before = asyncio.get_running_loop().time()
+            self._cut_off.asked({run: epoch for run, epoch in epochs.items() if not self._is_over(run, before)})
             held = await self._leases.renew(epochs, self._lease_seconds)
+            self._cut_off.answered(epochs)
             for run_id, epoch in epochs.items():
                 execution = self._executions.get(run_id)
                 if run_id in held:
@@ -162,9 +169,13 @@ class Worker:
         """
         now = asyncio.get_running_loop().time()
         for run_id, execution in list(self._executions.items()):
-            if now - self._renewed_at.get(run_id, now) > self._lease_seconds:
+            if self._is_over(run_id, now):
+                self._cut_off.lost(run_id, execution.lease.epoch)
                 execution.stop("lease-lost")
         return False
+
+    def _is_over(self, run_id: str, now: float) -> bool:
+        return now - self._renewed_at.get(run_id, now) > self._lease_seconds
 
     async def watch_cancels_once(self) -> bool:
         """Cancel the runs in progress that were asked to end."""

@@ -2,6 +2,7 @@
 -- Expired leases come first, in the order in which they ended, so that a full queue cannot starve a rescue.
 -- statement_timestamp(), unlike clock_timestamp(), does not change within the statement, so the index on lease_until
 -- ends the search at the first healthy lease instead of reading them all.
+-- takeovers: an expired lease with an owner is the death of a worker; a step kept under the lease starts the count anew.
 -- Lock order: runs alone; both reads skip what another worker is claiming.
 with expired as (
     select runs.id
@@ -26,7 +27,13 @@ with expired as (
 update tailrace.runs as runs
 set state = 'started',
     epoch = runs.epoch + 1,
-    takeovers = runs.takeovers + case when runs.state = 'started' and runs.lease_owner is not null then 1 else 0 end,
+    takeovers = case when runs.epoch > 0 and runs.epoch = (
+            select events.epoch
+            from tailrace.run_events as events
+            where events.run_id = runs.id
+                and events.seq = (select max(steps.seq) from tailrace.run_steps as steps where steps.run_id = runs.id)
+        ) then 0 else runs.takeovers end
+        + case when runs.state = 'started' and runs.lease_owner is not null then 1 else 0 end,
     lease_owner = $1,
     lease_until = clock_timestamp() + make_interval(secs => $4),
     started_at = coalesce(runs.started_at, clock_timestamp()),
