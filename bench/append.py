@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import partial
 
 import asyncpg
 import psycopg
@@ -15,7 +16,8 @@ from tailrace.store.events import Events
 from tailrace.store.queries import query
 from tailrace.telemetry import Telemetry
 from tailrace.worker.duties import Duty, perform
-from tailrace.write.appender import Appender, RunLog
+from tailrace.write.appender import LANES, Appender
+from tailrace.write.line import RunLog
 
 EVENTS_A_RUN = 200
 PAYLOAD = {"done": 3, "of": 9, "message": "x" * 60}
@@ -26,9 +28,12 @@ async def by_library(url: str) -> float:
     async with fresh_runs(url) as (database, ids):
         telemetry = Telemetry()
         appender = Appender(Events(database), telemetry, on_committed=lambda _: None)
-        flushing = asyncio.create_task(
-            perform(Duty("appender.flush", appender.flush_once, 60, appender.work), telemetry)
-        )
+        flushing = [
+            asyncio.create_task(
+                perform(Duty("flush", partial(appender.flush_once, lane), 60, appender.work), telemetry)
+            )
+            for lane in range(LANES)
+        ]
 
         async def emit_all(run_id: str) -> None:
             log = RunLog(run_id, epoch=1, last_seq=1)
@@ -39,7 +44,8 @@ async def by_library(url: str) -> float:
         begin = time.perf_counter()
         await asyncio.gather(*(emit_all(run_id) for run_id in ids))
         seconds = time.perf_counter() - begin
-        flushing.cancel()
+        for task in flushing:
+            task.cancel()
     return RUNS * EVENTS_A_RUN / seconds
 
 

@@ -41,7 +41,7 @@ async def whole_way(url: str, schema: str) -> Pipeline:
 
     def lag(happening: Happening) -> None:
         if isinstance(happening, EventsPublished):
-            lags.extend(lag_ms for _, _, lag_ms in happening.events)
+            lags.extend(happening.at_ms - event.ts for run in happening.runs for event in run.events)
 
     async def agent(run: tailrace.Run) -> None:
         for _ in range(EVENTS_A_RUN):

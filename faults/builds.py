@@ -6,7 +6,7 @@ A check that has never failed proves nothing.  Each build is caught by the campa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Any
@@ -16,8 +16,8 @@ from tailrace.http.stream import EventStream
 from tailrace.read.hub import Hub, Watched
 from tailrace.store import queries
 from tailrace.store.events import Tail
-from tailrace.store.outbox import Unpublished
-from tailrace.write.publisher import BATCH_MAX_RUNS, Publisher
+from tailrace.store.outbox import OutboxTransaction, Unpublished
+from tailrace.write.publisher import Publisher
 
 # What to set on what: (owner, attribute, replacement).
 Patches = list[tuple[Any, str, Any]]
@@ -49,17 +49,13 @@ def no_epoch_check() -> Patches:
 def mark_before_publish() -> Patches:
     """Mark and commit, then hand over: at most once instead of at least once."""
 
-    async def one_pass(self: Publisher, hints: Sequence[str] | None) -> tuple[list[Unpublished], bool]:
+    async def one_pass(self: Publisher, advance: Callable[[OutboxTransaction], Awaitable[list[Unpublished]]]) -> Any:
         async with self._one_pass:
             async with self._outbox.transaction() as transaction:
-                taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
-                ready = [run for run in taken if run.events]
-                more = await transaction.advance(ready) if ready else []
+                ready = await advance(transaction)
             if ready:
                 await self._hand_over(ready)
-            self._report(taken, ready)
-            self.hint(more)
-        return ready, bool(more)
+        return ready
 
     return [(Publisher, "_pass", one_pass)]
 

@@ -222,6 +222,7 @@ class RecordingBus:
 
     def __init__(self) -> None:
         self.received: dict[str, list[int]] = {}
+        self.events: dict[str, list[StoredEvent]] = {}
         self.batches = 0
         self.refused: set[str] = set()
         self.before: Callable[[], Awaitable[None]] | None = None
@@ -238,6 +239,7 @@ class RecordingBus:
         for published in batch:
             assert published.last_seq == published.events[-1].seq
             self.received.setdefault(published.run_id, []).extend(event.seq for event in published.events)
+            self.events.setdefault(published.run_id, []).extend(published.events)
         if self.after is not None:
             await self.after()
 

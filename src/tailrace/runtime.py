@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, assert_never
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ from tailrace.read.hub import Hub
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell, Ring
-from tailrace.store.events import Events
+from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.migrate import require_current, upgrade
 from tailrace.store.outbox import Outbox
@@ -34,7 +35,7 @@ from tailrace.worker.duties import Duty, perform
 from tailrace.worker.execution import Agent
 from tailrace.worker.signals import on_stop
 from tailrace.worker.worker import Worker
-from tailrace.write.appender import Appender
+from tailrace.write.appender import LANES, Appender
 from tailrace.write.orchestrate import Orchestrator
 from tailrace.write.publisher import Publisher
 
@@ -180,7 +181,7 @@ class _Parts:
             if "outbox" in roles:
                 stack.push_async_callback(self._drain)
             if "worker" in roles:
-                await self._start_worker(stack)
+                await self._start_worker(stack, roles)
             if "api" in roles:
                 stack.callback(self._hub.close)
             stack.enter_context(on_stop(self._stopping))
@@ -209,9 +210,10 @@ class _Parts:
             case _:
                 assert_never(role)
 
-    async def _start_worker(self, stack: AsyncExitStack) -> None:
+    async def _start_worker(self, stack: AsyncExitStack, roles: Collection[Role]) -> None:
         settings = self._settings
-        appender = Appender(self._events, self._telemetry, on_committed=self._committed)
+        on_committed = self._publisher.committed if "outbox" in roles else self._ring_outbox
+        appender = Appender(self._events, self._telemetry, on_committed=on_committed)
         worker = Worker(
             self._agents,
             leases=self._leases,
@@ -228,7 +230,10 @@ class _Parts:
         self._doorbell.on_restored(worker.cancels.set)
         await self._leases.record_agents(sorted(self._agents))
         duties = [
-            Duty("appender.flush", appender.flush_once, WOKEN_INTERVAL_SECONDS, appender.work),
+            *(
+                Duty("appender.flush", partial(appender.flush_once, lane), WOKEN_INTERVAL_SECONDS, appender.work)
+                for lane in range(LANES)
+            ),
             *worker.duties(),
         ]
         tasks = [asyncio.create_task(perform(duty, self._telemetry), name=duty.name) for duty in duties]
@@ -236,9 +241,9 @@ class _Parts:
         stack.callback(appender.close)
         await stack.enter_async_context(worker.running())
 
-    def _committed(self, run_ids: Sequence[str]) -> None:
-        for run_id in run_ids:
-            self._doorbell.ring(Ring.EVENTS, run_id)
+    def _ring_outbox(self, appends: Sequence[RunAppend]) -> None:
+        for add in appends:
+            self._doorbell.ring(Ring.EVENTS, add.run_id)
 
     def _stopping(self, cause: str) -> None:
         self._telemetry.tell(ProcessStopping(cause))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 # Why a request is turned away before anything is done for it. A bounded set: it is the label of a metric.
 RefusalReason = Literal[
@@ -31,36 +31,79 @@ class RunCreated:
     agent: str
 
 
+class Written(Protocol):
+    """What was committed of one run: events from ``first_seq`` on, of these types."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def first_seq(self) -> int:
+        """The seq of the first of them."""
+        ...
+
+    @property
+    def types(self) -> Sequence[str]:
+        """What happened, in order."""
+        ...
+
+
+class Emitted(Protocol):
+    """What is told of one published event."""
+
+    @property
+    def seq(self) -> int:
+        """Its position in the run."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """What happened."""
+        ...
+
+    @property
+    def ts(self) -> int:
+        """When it was emitted, in milliseconds since the Unix epoch."""
+        ...
+
+
+class HandedOver(Protocol):
+    """What was published of one run."""
+
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the last of the events."""
+        ...
+
+    @property
+    def events(self) -> Sequence[Emitted]:
+        """The events, in order."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EventsPersisted:
-    """Events of one run were committed: ``(seq, type)`` in order."""
+    """Events of these runs were committed together."""
 
-    run_id: str
-    events: Sequence[tuple[int, str]]
+    runs: Sequence[Written]
 
 
 @dataclass(frozen=True, slots=True)
 class EventsPublished:
-    """Events of one run were handed to the bus and marked: ``(seq, type, lag_ms)`` in order."""
+    """Events of these runs were handed to the bus, marked, and the runs' cursors moved.
 
-    run_id: str
-    events: Sequence[tuple[int, str, float]]
+    ``at_ms`` is when, in milliseconds since the Unix epoch; an event's lag is that less its ``ts``.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class OutboxBatch:
-    """The outbox published a batch; ``lag_ms`` is that of its oldest event."""
-
-    size: int
-    lag_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class OutboxAdvanced:
-    """A run's outbox cursor moved."""
-
-    run_id: str
-    next_seq: int
+    runs: Sequence[HandedOver]
+    at_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +257,6 @@ Happening = (
     RunCreated
     | EventsPersisted
     | EventsPublished
-    | OutboxBatch
-    | OutboxAdvanced
     | OutboxGap
     | JobStarted
     | JobEnded

@@ -11,6 +11,7 @@ from tailrace.bus.bus import Published
 from tailrace.bus.postgres import PostgresBus
 from tailrace.errors import BusUnavailable
 from tailrace.settings import Settings
+from tailrace.store import doorbell as module
 from tailrace.store.database import Database
 from tailrace.store.doorbell import PENDING_MAX, Doorbell, Ring
 from tailrace.telemetry import BusLost, BusRestored, Happening, Telemetry, WakeupsLost, WakeupsRestored
@@ -146,3 +147,32 @@ async def test_a_subscriber_of_another_schema_hears_nothing(
         await publisher.bus.publish([Published("r", 1)])
         await hearer.hears("r", 1)
         assert hearer.seqs("r") == [1]
+
+
+async def test_a_process_that_is_alone_rings_nobody_and_a_newcomer_is_told_to_look(
+    database: Database, settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch would cost a notification for nobody; whoever comes has not heard what was not rung."""
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
+    first, second = Doorbell(database, Telemetry()), Doorbell(await opened(settings()), Telemetry())
+    told_to_look: list[int] = []
+    rung: list[str] = []
+    second.on_restored(lambda: told_to_look.append(1))
+    second.on(Ring.EVENTS, rung.append)
+    async with asyncio.TaskGroup() as tasks:
+        listening = [tasks.create_task(first.listen_once())]
+        await until(lambda: first.alone, "it knows that it is alone")
+        first.ring(Ring.EVENTS, "r")
+        assert not await first.flush()
+        listening.append(tasks.create_task(second.listen_once()))
+        await until(lambda: not first.alone, "it has heard of the other one")
+        await first.flush()
+        await until(lambda: len(told_to_look) == 2, "the newcomer has looked at its start and when told to")
+        first.ring(Ring.EVENTS, "s")
+        await first.flush()
+        await until(lambda: rung == ["s"], "the other one is rung")
+        await second.flush()
+        assert not second.alone
+        for task in listening:
+            task.cancel()
+    await second._database.close()

@@ -235,7 +235,7 @@ async def test_what_is_published_is_exactly_what_is_below_the_cursor(
     await fill(events, lease, 9, ends=True)
     for published in (4, 8, 11):
         async with outbox.transaction() as transaction:
-            (taken,) = await transaction.take([lease.run_id], runs_max=1, events_max=4)
+            (taken,) = await transaction.take([lease.run_id], [], runs_max=1, events_max=4)
             more = await transaction.advance([taken])
         run = await runs.get(lease.run_id)
         assert run.next_seq - 1 == published

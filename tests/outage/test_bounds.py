@@ -101,11 +101,11 @@ async def test_a_publisher_that_freezes_in_its_transaction_frees_the_run(
 
     async def taken() -> bool | None:
         async with Outbox(database).transaction() as other:
-            return True if await other.take(None, runs_max=9, events_max=9) else None
+            return True if await other.take(None, [], runs_max=9, events_max=9) else None
 
     async def publish_frozen() -> None:
         async with Outbox(impatient).transaction() as frozen:
-            assert await frozen.take(None, runs_max=9, events_max=9)
+            assert await frozen.take(None, [], runs_max=9, events_max=9)
             assert await taken() is None
             await until(taken)
 

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 
 from tailrace.store.database import Connection, Database
+from tailrace.store.lines import lines
 from tailrace.store.migrate import upgrade
 from tailrace.store.outbox import Outbox
 from tailrace.store.queries import query
@@ -129,17 +130,19 @@ def indexes(found: list[Node]) -> set[str]:
 # These may read the index of started runs instead of fifty keys, whichever is cheaper.
 IN_PROGRESS = 300
 RUN_IDS = [f"r{number}" for number in range(50101, 50151)]
+PUBLISHED = lines([("r50001", "1", "100", "f"), *((run_id, "1", "1", "f") for run_id in RUN_IDS)])
 STATEMENTS: dict[str, tuple[list[Any], int]] = {
     "append": (
         [
-            RUN_IDS, [1] * 50, [2] * 50, [3] * 50, [None] * 50, [None] * 50,
-            [run_id for run_id in RUN_IDS for _ in range(2)], [2, 3] * 50, [1] * 100, ["DebugTrace"] * 100,
-            [None] * 100, ["f"] * 100, [None] * 100, [], [], [], [],
+            lines((run_id, "1", "2", "3", "", "") for run_id in RUN_IDS),
+            lines((run_id, seq, "1", "DebugTrace", "", "f", "") for run_id in RUN_IDS for seq in "23"),
+            "",
         ],
         400,
     ),
     "outbox_take_hinted": ([["r50001", *RUN_IDS], 100, 200, 2**20], 200 + 4 * 51),
-    "outbox_advance": ([["r50001", *RUN_IDS], [1] * 51, [100] + [1] * 50, [False] * 51], 100 + 4 * 51),
+    "outbox_advance": ([PUBLISHED], 100 + 4 * 51),
+    "outbox_advance_from": ([PUBLISHED], 100 + 4 * 51),
     "events_page": (["r50001", 30_000, 60_000, 500, 10**6], 501),
     "events_of_many": ([["r50001", *RUN_IDS], [100] + [0] * 50, [60_000] + [1] * 50, 256], 256 + 51),
     "tails": ([["r50001", *RUN_IDS]], 2 * 51),
@@ -207,7 +210,7 @@ async def test_looking_for_orphans_costs_the_dead_and_the_old_queue(large: Datab
 
 async def test_looking_for_work_costs_what_is_open(large: Database) -> None:
     """800 runs are open and 50,000 are over: the over ones are not read."""
-    found = await analyzed(large, "outbox_take", 100, 200, 2**20)
+    found = await analyzed(large, "outbox_take", 100, 200, 2**20, ["r50001"])
     assert_frugal(found, at_most=800 + 800 + 100 + 100 + 300)
     assert "run_outbox_open" in indexes(found)
 
@@ -307,7 +310,7 @@ async def test_marking_and_appending_keep_updates_hot(database: Database) -> Non
     outbox = Outbox(database)
     for _ in range(10):
         async with outbox.transaction() as transaction:
-            await transaction.advance(await transaction.take(None, runs_max=30, events_max=10))
+            await transaction.advance(await transaction.take(None, [], runs_max=30, events_max=10))
     after = await updates(database)
     marked, marked_hot = (after["run_events"][n] - before["run_events"][n] for n in (0, 1))
     moved, moved_hot = (after["run_outbox"][n] - before["run_outbox"][n] for n in (0, 1))

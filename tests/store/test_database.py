@@ -10,8 +10,9 @@ import pytest
 
 from tailrace.errors import DatabaseUnavailable
 from tailrace.settings import Settings
-from tailrace.store.database import Connection, Database, passing
+from tailrace.store.database import Connection, Database
 from tailrace.store.runs import Runs
+from tailrace.store.trouble import passing
 from tests.read_support import reading
 from tests.write_support import fetch
 

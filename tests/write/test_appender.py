@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -20,8 +21,9 @@ from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPersisted, Telemetry
 from tailrace.worker.duties import Duty, perform
-from tailrace.write import appender as module
-from tailrace.write.appender import Appender, RunLog
+from tailrace.write import line as module
+from tailrace.write.appender import Appender
+from tailrace.write.line import RunLog
 from tests.write_support import (
     NOW_MS,
     PATIENCE_SECONDS,
@@ -78,8 +80,9 @@ def appender(wire: Wire, told: Told) -> Appender:
 
 
 @asynccontextmanager
-async def flushing(appender: Appender, told: Told) -> AsyncIterator[None]:
-    task = asyncio.create_task(perform(Duty("flush", appender.flush_once, 60, appender.work), Telemetry([told])))
+async def flushing(appender: Appender, told: Told, lane: int = 0) -> AsyncIterator[None]:
+    duty = Duty("flush", partial(appender.flush_once, lane), 60, appender.work)
+    task = asyncio.create_task(perform(duty, Telemetry([told])))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield
@@ -114,8 +117,61 @@ async def test_many_tasks_on_many_runs_write_every_event_once_and_in_order(
         assert [event.fn for event in (await verified_log(database, log.run_id))[1:]] == [f"{n}-0" for n in range(60)]
     assert sum(wire.sizes) == 1200
     assert len(wire.sizes) < 1200 / 5
-    persisted = [(happening.run_id, seq) for happening in told.of(EventsPersisted) for seq, _ in happening.events]
+    persisted = [
+        (run.run_id, seq)
+        for happening in told.of(EventsPersisted)
+        for run in happening.runs
+        for seq, _ in enumerate(run.types, run.first_seq)
+    ]
     assert len(persisted) == len(set(persisted)) == 1200
+
+
+async def test_both_lanes_write_and_a_run_is_never_in_both(
+    database: Database, runs: Runs, leases: Leases, wire: Wire, appender: Appender, told: Told
+) -> None:
+    """80 runs, half of them in each statement while there is enough; every log is whole and in order."""
+    logs = [log_of(await started(runs, leases)) for _ in range(80)]
+    in_flight: set[str] = set()
+    together: list[int] = []
+    append = wire.append
+
+    async def watched(batch: Sequence[RunAppend]) -> dict[str, RunHead]:
+        ids = {each.run_id for each in batch}
+        assert not ids & in_flight
+        in_flight.update(ids)
+        together.append(len(in_flight))
+        try:
+            return await append(batch)
+        finally:
+            in_flight.difference_update(ids)
+
+    wire.append = watched  # type: ignore[method-assign]
+
+    async def emit(log: RunLog) -> None:
+        for number in range(0, 20, 2):
+            await asyncio.gather(*(appender.append(log, traces(1, f"{n}-")) for n in (number, number + 1)))
+
+    async with flushing(appender, told), flushing(appender, told, lane=1):
+        await asyncio.gather(*(emit(log) for log in logs))
+    for log in logs:
+        assert [event.fn for event in (await verified_log(database, log.run_id))[1:]] == [f"{n}-0" for n in range(20)]
+    assert max(together) == 80
+    assert max(wire.sizes) <= 2 * 80
+    # Unequal halves would cost a statement for few events each time.
+    assert len(wire.sizes) <= 3 * 10
+
+
+async def test_a_flooding_run_does_not_fill_the_batches_of_the_others(
+    runs: Runs, leases: Leases, wire: Wire, appender: Appender, told: Told
+) -> None:
+    """What a quiet run emits behind thousands of events of another one goes out with the next statement."""
+    flood, quiet = log_of(await started(runs, leases)), log_of(await started(runs, leases))
+    flooding = [asyncio.create_task(appender.append(flood, traces(1))) for _ in range(3000)]
+    await until_minted(flood, 3001)
+    async with flushing(appender, told):
+        await appender.append(quiet, traces(1))
+        assert len(wire.sizes) <= 2
+        await asyncio.gather(*flooding)
 
 
 async def test_tasks_of_one_run_get_their_places_in_the_order_of_their_calls(

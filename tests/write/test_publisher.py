@@ -12,16 +12,18 @@ import pytest
 from tailrace.bus.bus import Published
 from tailrace.bus.local_first import LocalFirst
 from tailrace.errors import BusUnavailable, DatabaseUnavailable
+from tailrace.model import draft
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
-from tailrace.store.outbox import Outbox
+from tailrace.store.outbox import Outbox, OutboxTransaction
 from tailrace.store.runs import Runs
-from tailrace.telemetry import EventsPublished, OutboxBatch, OutboxGap, Telemetry
+from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
 from tests.write_support import (
+    NOW_MS,
     PATIENCE_SECONDS,
     RecordingBus,
     Told,
@@ -37,6 +39,10 @@ from tests.write_support import (
     value,
     verified_log,
 )
+
+
+def published_count(told: Told) -> int:
+    return sum(len(run.events) for happening in told.of(EventsPublished) for run in happening.runs)
 
 
 @pytest.fixture
@@ -89,8 +95,7 @@ async def test_every_event_is_published_once_and_in_order(
     assert await backlog(database) == 0
     for lease in (long, many[0], many[-1]):
         await verified_log(database, lease.run_id)
-    assert sum(len(happening.events) for happening in told.of(EventsPublished)) == 120 * 3 + 450
-    assert sum(happening.size for happening in told.of(OutboxBatch)) == 120 * 3 + 450
+    assert published_count(told) == 120 * 3 + 450
 
 
 async def test_a_sweep_that_leaves_events_behind_asks_to_go_on_at_once(
@@ -187,7 +192,7 @@ async def test_a_run_that_another_publisher_holds_is_skipped_and_looked_at_again
     """The others are published meanwhile, and the hint comes back by itself, once."""
     held, free = await logs(runs, leases, events, 2, 3)
     async with outbox.transaction() as transaction:
-        (taken,) = await transaction.take([held.run_id], runs_max=10, events_max=10)
+        (taken,) = await transaction.take([held.run_id], [], runs_max=10, events_max=10)
         assert taken.run_id == held.run_id
         publisher.hint([held.run_id, free.run_id])
         assert not await publisher.publish_once()
@@ -297,7 +302,7 @@ async def test_a_remote_bus_that_is_away_does_not_hold_publication_up(
     assert await backlog(database) == 0
     for lease in many:
         await verified_log(database, lease.run_id)
-    assert sum(happening.size for happening in told.of(OutboxBatch)) == 9
+    assert published_count(told) == 9
 
 
 async def test_a_bus_that_fails_as_a_whole_loses_nothing(
@@ -372,7 +377,7 @@ async def test_a_frozen_publisher_is_cut_and_another_one_publishes(
     try:
         frozen = contextlib.AsyncExitStack()
         transaction = await frozen.enter_async_context(Outbox(short).transaction())
-        (taken,) = await transaction.take(None, runs_max=10, events_max=10)
+        (taken,) = await transaction.take(None, [], runs_max=10, events_max=10)
         await publisher.sweep_once()
         assert bus.received == {}
         # Waits, as no publisher does, until the row is free: that is the moment at which Postgres cuts the session.
@@ -413,10 +418,10 @@ async def test_a_terminal_event_that_is_not_in_the_pass_leaves_the_run_open(
     """Only what was handed over counts, not what the log holds beyond it."""
     await logs(runs, leases, events, 1, 5)
     async with outbox.transaction() as transaction:
-        await transaction.advance(await transaction.take(None, runs_max=1, events_max=4))
+        await transaction.advance(await transaction.take(None, [], runs_max=1, events_max=4))
     assert await value(database, "select open from tailrace.run_outbox")
     async with outbox.transaction() as transaction:
-        (rest,) = await transaction.take(None, runs_max=1, events_max=4)
+        (rest,) = await transaction.take(None, [], runs_max=1, events_max=4)
         assert [event.type for event in rest.events] == ["RunFinished"]
         assert await transaction.advance([rest]) == []
     assert not await value(database, "select open from tailrace.run_outbox")
@@ -476,3 +481,57 @@ async def test_backlog_and_laggards_say_what_waits(
     assert await outbox.laggards(10) == []
     assert await outbox.backlog() == (0, None)
     assert await claim(leases) == []
+
+
+async def test_what_this_process_has_committed_is_published_without_reading_it(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus, told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The runs' cursors stand right before it; the bus gets what lies in Postgres, down to the last byte."""
+    many = await logs(runs, leases, events, 3, 2, ends=False)
+    await publish_all(publisher)
+    odd = draft.custom("e\x1dr\x1e\x1f\u2028", {"k": "\x1f\n"}, NOW_MS, max_bytes=100)
+    appends = [add(lease, 3, [odd, *traces(1)]) for lease in many]
+    await events.append(appends)
+    publisher.committed(appends)
+    monkeypatch.delattr(OutboxTransaction, "take")
+    assert not await publisher.publish_once()
+    assert bus.received == {lease.run_id: [1, 2, 3, 4] for lease in many}
+    assert published_count(told) == 12
+    for lease in many:
+        log = await verified_log(database, lease.run_id)
+        assert (log[2].name, log[2].data) == (odd.name, odd.data)
+        assert log == bus.events[lease.run_id]
+
+
+async def test_what_was_committed_behind_an_unpublished_event_is_published_behind_it(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """The cursor stands elsewhere, so the run is read from the database: nothing is passed over."""
+    (lease,) = await logs(runs, leases, events, 1, 4, ends=False)
+    append = add(lease, 5, traces(2))
+    await events.append([append])
+    publisher.committed([append])
+    while await publisher.publish_once():
+        pass
+    assert bus.received == {lease.run_id: [1, 2, 3, 4, 5, 6]}
+    await verified_log(database, lease.run_id)
+
+
+async def test_what_was_committed_while_the_database_goes_away_is_published_later(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """The pass fails before its commit; the next ones read what the first had in its hands."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    append = add(lease, 3, traces(2))
+    await events.append([append])
+    publisher.committed([append])
+    bus.refused = {lease.run_id}
+    with pytest.raises(BusUnavailable):
+        await publisher.publish_once()
+    bus.refused = set()
+    while await publisher.publish_once():
+        pass
+    assert bus.received[lease.run_id] == [1, 2, 3, 4]
+    await verified_log(database, lease.run_id)

@@ -47,28 +47,33 @@ class LogExporter:
 
     def __call__(self, happening: t.Happening) -> None:
         """Write what the happening says, if it says anything at this level."""
-        fields: dict[str, Any]
         match happening:
             case t.EventsPersisted():
                 if self._log_events:
-                    for seq, kind in happening.events:
-                        fields = {"seq": seq, "type": kind}
-                        self._write("info", "metric.events_inserted", _of_run(happening.run_id, **fields))
+                    self._persisted(happening)
             case t.EventsPublished():
-                if self._log_events:
-                    for seq, kind, lag_ms in happening.events:
-                        fields = {"seq": seq, "type": kind, "lag_ms": round(lag_ms, 3)}
-                        self._write("info", "metric.events_published", _of_run(happening.run_id, **fields))
-            case t.OutboxBatch():
-                fields = {"size": happening.size, "lag_ms": round(happening.lag_ms, 3)}
-                self._write(self._flow_level, "outbox.batch", fields)
-            case t.OutboxAdvanced():
-                fields = _of_run(happening.run_id, nextSeq=happening.next_seq)
-                self._write(self._flow_level, "outbox.advance", fields)
+                if _LEVELS[self._flow_level] >= self._threshold:
+                    self._published(happening)
             case t.RequestRefused():
                 self._count_refused(happening.reason)
             case _:
                 self._write(*line(happening))
+
+    def _persisted(self, happening: t.EventsPersisted) -> None:
+        for run in happening.runs:
+            for seq, kind in enumerate(run.types, run.first_seq):
+                self._write("info", "metric.events_inserted", _of_run(run.run_id, seq=seq, type=kind))
+
+    def _published(self, happening: t.EventsPublished) -> None:
+        for run in happening.runs:
+            if self._log_events:
+                for event in run.events:
+                    fields = {"seq": event.seq, "type": event.type, "lag_ms": _lag_ms(happening.at_ms, event.ts)}
+                    self._write("info", "metric.events_published", _of_run(run.run_id, **fields))
+            self._write(self._flow_level, "outbox.advance", _of_run(run.run_id, nextSeq=run.last_seq + 1))
+        oldest = min(run.events[0].ts for run in happening.runs)
+        size = sum(len(run.events) for run in happening.runs)
+        self._write(self._flow_level, "outbox.batch", {"size": size, "lag_ms": _lag_ms(happening.at_ms, oldest)})
 
     def _count_refused(self, reason: t.RefusalReason) -> None:
         """Write how many were refused since the last line of this reason, at most once in so long."""
@@ -119,11 +124,15 @@ def _of_run(run_id: str, **fields: Any) -> dict[str, Any]:
     return {"run_id": run_id, "runId": run_id, **fields}
 
 
+def _lag_ms(at_ms: float, ts: int) -> float:
+    return round(max(0.0, at_ms - ts), 3)
+
+
 def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: PLR0911, PLR0912 - one case a happening
     """Return level, event name and fields of a happening's log line."""
     fields: dict[str, Any]
     match happening:
-        case t.EventsPersisted() | t.EventsPublished() | t.OutboxBatch() | t.OutboxAdvanced() | t.RequestRefused():
+        case t.EventsPersisted() | t.EventsPublished() | t.RequestRefused():
             return "debug", "flow", {}  # LogExporter writes these itself, by its own rules.
         case t.RunCreated():
             return "info", "run.created", _of_run(happening.run_id, agent=happening.agent)

@@ -1,4 +1,4 @@
-"""Connections to Postgres: a bounded pool, bounded statements, and driver errors wrapped once.
+"""Connections to Postgres: a bounded pool and bounded statements.
 
 Every statement runs under ``statement_timeout`` and every transaction under ``idle_in_transaction_session_timeout``
 (``TAILRACE_TX_TIMEOUT_MS``): a process that freezes while it holds a row lock loses its session and the lock with it.
@@ -16,8 +16,8 @@ statement is prepared, a transaction sets its own bounds, and this side bounds s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ import asyncpg
 
 from tailrace.errors import DatabaseReadOnly, DatabaseUnavailable
 from tailrace.store.queries import query
+from tailrace.store.trouble import OTHER_SESSION, PASSING, passing
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -35,45 +36,11 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 # Two writers, one outbox pass, and what HTTP and the duties ask at the same moment.
 POOL_MAX = 16
 CONNECT_SECONDS = 5.0
+# Connections that are kept at hand between statements instead of going back to the driver's pool, which costs this
+# process 50 µs a statement, twice what a small one costs itself (measured).  Two appends, an outbox pass, a request.
+AT_HAND_MAX = 4
 # The server ends a statement in time unless it cannot; its answer, which says so for certain, is worth this wait.
 ANSWER_GRACE_SECONDS = 1.0
-
-# What passes by itself: the server is away, starting, stopping, full, read-only, or too slow to answer in time.
-_PASSING = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,  # as far as ``_is_misuse`` does not say otherwise
-    asyncpg.InternalClientError,  # a server killed in the middle of an answer
-    asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.ObjectNotInPrerequisiteStateError,  # a lock that cannot be had; a database that lets nobody in
-    asyncpg.DeadlockDetectedError,
-    asyncpg.SerializationError,
-    asyncpg.PostgresSystemError,
-)
-# A session that is not the one in which the statement was prepared.
-_OTHER_SESSION = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
-
-# asyncpg raises InterfaceError for its misuse, and for a connection or a pool that is gone, which alone passes: these
-# texts tell them apart. A pooled connection that was lost between two statements counts as given back.
-_GONE = ("closed", "closing", "released back to the pool", "another operation is cancelling")
-
-# What an operator has to mend; everything goes on by itself once that is done.
-_ADVICE: dict[type[Exception], str] = {
-    asyncpg.exceptions.ClientConfigurationError: "Check TAILRACE_DATABASE_URL",
-    asyncpg.InvalidPasswordError: "Check TAILRACE_DATABASE_URL",
-    asyncpg.InvalidAuthorizationSpecificationError: "Check TAILRACE_DATABASE_URL",
-    asyncpg.InvalidCatalogNameError: "Create the database first",
-    asyncpg.UndefinedTableError: "Run `tailrace db upgrade`",
-    asyncpg.InsufficientPrivilegeError: "Check the grants of the role that Tailrace connects as",
-}
-_HANDLED: tuple[type[Exception], ...] = (*_PASSING, *_OTHER_SESSION, *_ADVICE)
-# Errors that end a connection, and with it the knowledge of what became of the statement under way. After any other
-# error that Postgres sends, the statement has not happened.
-_UNANSWERED = (asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError, asyncpg.CrashShutdownError)
 
 
 class Database:
@@ -87,6 +54,8 @@ class Database:
         # Whether a pooler stands between, in whose sessions nothing lasts.
         self.pooled = False
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._at_hand: list[PoolConnectionProxy[asyncpg.Record]] = []
+        self._borrowing = 0
 
     @property
     def address(self) -> str:
@@ -116,6 +85,8 @@ class Database:
         pool, self._pool = self._pool, None
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
+                while self._at_hand:
+                    await self._give_back(pool, self._at_hand.pop())
                 await pool.close()
         except TimeoutError:
             pool.terminate()
@@ -134,27 +105,35 @@ class Database:
         if self._pool is None:
             raise DatabaseUnavailable(f"the connections to {self.address} are closed; start Tailrace first")
         pool = self._pool
-        with passing("use", self.address):
-            connection = await pool.acquire(timeout=self._tx_timeout_ms / 1000)
+        connection = self._usable_at_hand() or await self._borrow(pool)
         try:
+            yield connection
+        except BaseException as error:
+            await self._give_back(pool, connection)
+            if isinstance(error, OTHER_SESSION):
+                await self._prepare_no_more(pool)
             with passing("use", self.address, sent=True):
-                try:
-                    yield connection
-                except _OTHER_SESSION:
-                    await self._prepare_no_more(pool)
-                    raise
-        finally:
-            # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
-            with suppress(*_PASSING):
-                await pool.release(connection)
+                raise
+        if self._borrowing or len(self._at_hand) >= AT_HAND_MAX or pool is not self._pool:
+            await self._give_back(pool, connection)
+        else:
+            self._at_hand.append(connection)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction that commits at the end of the block."""
-        async with self.connection() as connection, connection.transaction():
-            if self.pooled:
-                await connection.execute(query("transaction_bounds", self.schema), str(self._tx_timeout_ms))
-            yield connection
+        async with self.connection() as connection:
+            await connection.execute("begin")
+            try:
+                if self.pooled:
+                    await connection.execute(query("transaction_bounds", self.schema), str(self._tx_timeout_ms))
+                yield connection
+            except BaseException:
+                # A connection that is lost has rolled back already; what went wrong first is what has to be told.
+                with suppress(*PASSING):
+                    await connection.execute("rollback")
+                raise
+            await connection.execute("commit")
 
     async def rows(self, name: str, *args: Any) -> list[asyncpg.Record]:
         """Run the statement ``name`` and return its rows."""
@@ -186,6 +165,30 @@ class Database:
             advice = "switch it off for the server, the database or the role of Tailrace"
         raise DatabaseReadOnly(f"Postgres at {self.address} {what} and takes no writes: {advice}")
 
+    def _usable_at_hand(self) -> PoolConnectionProxy[asyncpg.Record] | None:
+        while self._at_hand:
+            connection = self._at_hand.pop()
+            # The pool takes a connection that was closed back by itself, and this end of it may not be asked any more.
+            with suppress(asyncpg.InterfaceError):
+                if not connection.is_closed():
+                    return connection
+        return None
+
+    async def _borrow(self, pool: asyncpg.Pool[asyncpg.Record]) -> PoolConnectionProxy[asyncpg.Record]:
+        self._borrowing += 1
+        try:
+            with passing("use", self.address):
+                return await pool.acquire(timeout=self._tx_timeout_ms / 1000)
+        finally:
+            self._borrowing -= 1
+
+    async def _give_back(
+        self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
+    ) -> None:
+        # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
+        with suppress(*PASSING):
+            await pool.release(connection)
+
     async def _finds_pooler(self) -> bool:
         """Connect as to Postgres itself; return whether what is set for the session was refused or is not there."""
         options = self._options() | {"statement_cache_size": 0}
@@ -205,6 +208,8 @@ class Database:
         """Treat the database as one behind a pooler from now on: it has shown to be one."""
         if not self.pooled:
             self.pooled = True
+            while self._at_hand:
+                await self._give_back(pool, self._at_hand.pop())
             pool.set_connect_args(self.url, **self._options())
             await pool.expire_connections()
 
@@ -237,30 +242,3 @@ def address_of(url: str) -> str:
     parts = urlsplit(url)
     host = parts.hostname or "local socket"
     return f"{host}:{parts.port or 5432}{parts.path or '/'}"
-
-
-@contextmanager
-def passing(verb: str, address: str, *, sent: bool = False) -> Iterator[None]:
-    """Turn driver errors that pass by themselves, or by an operator's hand, into ``DatabaseUnavailable``.
-
-    What can only be a mistake of ours is left as it is, to be found in the log.
-
-    :param sent: statements are executed in the block, so that one may be lost between its commit and its answer.
-    """
-    try:
-        yield
-    except _HANDLED as error:
-        if _is_misuse(error):
-            raise
-        found = str(error).rstrip(".") or type(error).__name__
-        advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), "It may pass: try again")
-        unavailable = DatabaseUnavailable(f"could not {verb} Postgres at {address}: {found}. {advice}")
-        unavailable.sent = sent and (isinstance(error, _UNANSWERED) or not isinstance(error, asyncpg.PostgresError))
-        raise unavailable from error
-
-
-def _is_misuse(error: Exception) -> bool:
-    """Whether the driver was used wrongly, as by an argument of the wrong type or one too many."""
-    if not isinstance(error, asyncpg.InterfaceError) or isinstance(error, asyncpg.exceptions.ClientConfigurationError):
-        return False
-    return not any(text in str(error) for text in _GONE)

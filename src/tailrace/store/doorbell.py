@@ -12,6 +12,10 @@ A connection may also stand and hear nothing: through PgBouncer in transaction m
 arrives (measured), and a half-open socket looks healthy for ever.  So it is tested, at the start and every now and
 then: a nonce is rung over the ordinary pool and expected here.  ``hearing`` says whether it came; while it is false,
 whoever waits for rings polls more often.
+
+The test rings are heard by every process, so each knows whether there are others.  While there are none, nothing is
+rung: a notification per batch cost a tenth of the pipeline (measured).  A process that hears another one for the first
+time tells it to look at everything, for what it did not ring before.
 """
 
 from __future__ import annotations
@@ -34,6 +38,10 @@ PENDING_MAX = 10_000
 PROBE_SECONDS = 10.0
 TEST_SECONDS = 5.0
 TEST = "test"
+# Another process is gone when this many of its tests are missing; and it has answered the first test of this one,
+# which it heard, within this time.
+GONE_AFTER_TESTS = 3
+ANSWER_SECONDS = 1.0
 
 
 class Ring(StrEnum):
@@ -66,10 +74,23 @@ class Doorbell:
         self.listening = False
         self.hearing = False
         self._outage_told = False
+        self._hearing_since = 0.0
+        self._others: dict[str, float] = {}
 
     def on(self, ring: Ring, listener: Callable[[str], None]) -> None:
         """Call ``listener`` with the argument of every such ring; it may neither block nor raise."""
         self._listeners[ring].append(listener)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other process is there to be rung; false as long as that is not known."""
+        now = asyncio.get_running_loop().time()
+        if not self.hearing or now < self._hearing_since + ANSWER_SECONDS:
+            return False
+        if self._others:
+            gone = now - GONE_AFTER_TESTS * (PROBE_SECONDS + TEST_SECONDS)
+            self._others = {sender: heard for sender, heard in self._others.items() if heard > gone}
+        return not self._others
 
     def on_restored(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever rings may have been lost."""
@@ -92,6 +113,8 @@ class Doorbell:
         self._queue(Ring.PUBLISHED, run_id, max(last_seq, earlier))
 
     def _queue(self, ring: Ring, argument: str, number: int | None) -> None:
+        if self.alone:
+            return
         if len(self._pending) >= PENDING_MAX:
             self._pending = {(Ring.EVERYTHING, ""): None}
         else:
@@ -186,6 +209,7 @@ class Doorbell:
 
     def _now_hearing(self) -> None:
         self.hearing = True
+        self._hearing_since = asyncio.get_running_loop().time()
         if self._outage_told:
             self._outage_told = False
             self.telemetry.tell(WakeupsRestored())
@@ -195,12 +219,19 @@ class Doorbell:
             self._outage_told = True
             self.telemetry.tell(happening)
 
+    def _met(self, sender: str) -> None:
+        is_new = sender not in self._others
+        self._others[sender] = asyncio.get_running_loop().time()
+        if is_new:
+            self._queue(Ring.EVERYTHING, "", None)
+
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         sender, *lines = str(payload).split("\n")
         if sender == self._sender:
             if lines == [f"{TEST} {self._nonce}"]:
                 self._nonce_or_end.set()
             return
+        self._met(sender)
         for line in lines:
             word, _, argument = line.partition(" ")
             try:

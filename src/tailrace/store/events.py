@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from tailrace.model.draft import Draft
 from tailrace.model.event import StoredEvent
 from tailrace.model.run import DEFAULT_TENANT, RunState
 from tailrace.store.database import Database
+from tailrace.store.lines import escaped, lines
 
 
-@dataclass(frozen=True, slots=True)
-class RunAppend:
+class RunAppend(NamedTuple):
     """What one run adds in one batch: drafts that begin at ``first_seq``, kept steps, and how the run ends if it does.
 
     ``steps`` are ``(key, seq, result)`` with the result as JSON text; ``output`` is JSON text.
@@ -31,6 +30,19 @@ class RunAppend:
     def last_seq(self) -> int:
         """The seq of the last draft."""
         return self.first_seq + len(self.drafts) - 1
+
+    @property
+    def types(self) -> list[str]:
+        """The types of the drafts."""
+        return [draft.type for draft in self.drafts]
+
+    @property
+    def events(self) -> list[StoredEvent]:
+        """The events as they lie in Postgres once they are committed."""
+        return [
+            StoredEvent(self.run_id, seq, draft.ts, draft.type, draft.name, draft.fn, draft.data)
+            for seq, draft in enumerate(self.drafts, self.first_seq)
+        ]
 
 
 class RunHead(NamedTuple):
@@ -50,6 +62,10 @@ class Tail(NamedTuple):
     tenant: str = DEFAULT_TENANT
 
 
+def _text(text: str | None) -> str:
+    return escaped(text) if text is not None else ""
+
+
 class Events:
     """Repository of ``run_events``."""
 
@@ -62,27 +78,20 @@ class Events:
         A run whose epoch, state or last seq is not what the batch expects is left as it is, while the others commit:
         compare the returned head of each run with what was sent.  A run that does not exist has none.
         """
-        columns = zip(
-            *(
-                (add.run_id, seq, draft.ts, draft.type, draft.name, draft.fn, draft.data)
+        rows = await self._database.rows(
+            "append",
+            lines(
+                (add.run_id, str(add.epoch), str(add.first_seq), str(add.last_seq), add.state or "", add.output or "")
+                for add in batch
+            ),
+            lines(
+                (add.run_id, str(seq), str(draft.ts), draft.type, _text(draft.name), _text(draft.fn), draft.data or "")
                 for add in batch
                 for seq, draft in enumerate(add.drafts, add.first_seq)
             ),
-            strict=True,
+            lines((add.run_id, escaped(key), str(seq), result) for add in batch for key, seq, result in add.steps),
         )
-        steps = [(add.run_id, *step) for add in batch for step in add.steps]
-        rows = await self._database.rows(
-            "append",
-            [add.run_id for add in batch],
-            [add.epoch for add in batch],
-            [add.first_seq for add in batch],
-            [add.last_seq for add in batch],
-            [add.state for add in batch],
-            [add.output for add in batch],
-            *columns,
-            *(zip(*steps, strict=True) if steps else ([], [], [], [])),
-        )
-        return {row["id"]: RunHead(row["state"], row["epoch"], row["last_seq"]) for row in rows}
+        return {row[0]: RunHead._make(row[1:]) for row in rows}
 
     async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
         """Return events with ``after < seq <= upto``, at most ``limit`` and about ``max_bytes`` of data, but never none

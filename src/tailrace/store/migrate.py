@@ -9,8 +9,9 @@ from importlib import resources
 import asyncpg
 
 from tailrace.errors import DatabaseUnavailable, SchemaMismatch
-from tailrace.store.database import Connection, Database, passing
+from tailrace.store.database import Connection, Database
 from tailrace.store.queries import in_schema, query
+from tailrace.store.trouble import passing
 
 # Two processes that upgrade at the same moment wait for each other; the number is the ASCII of "trail".
 ADVISORY_LOCK = 0x747261696C

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from tailrace.model.event import TERMINAL_TYPES, StoredEvent
 from tailrace.store.database import Connection, Database
+from tailrace.store.lines import lines
 from tailrace.store.queries import query
 
 # With as many runs as a publisher takes at once, what a pass may hold in memory.
@@ -50,16 +51,20 @@ class OutboxTransaction:
         self._connection = connection
         self._schema = schema
 
-    async def take(self, hints: Sequence[str] | None, *, runs_max: int, events_max: int) -> list[Unpublished]:
+    async def take(
+        self, hints: Sequence[str] | None, but: Sequence[str], *, runs_max: int, events_max: int
+    ) -> list[Unpublished]:
         """Lock runs with unpublished events and return those events.
 
         Runs that another publisher has locked are skipped.
 
-        :param hints: look at these runs alone, or None for all that are open.
+        :param hints: look at these runs alone, or None for all that are open but those in ``but``.
         :param events_max: most events of one run; fewer when their data is over about ``RUN_MAX_BYTES``.
         """
         if hints is None:
-            rows = await self._connection.fetch(query("outbox_take", self._schema), runs_max, events_max, RUN_MAX_BYTES)
+            rows = await self._connection.fetch(
+                query("outbox_take", self._schema), runs_max, events_max, RUN_MAX_BYTES, list(but)
+            )
         else:
             rows = await self._connection.fetch(
                 query("outbox_take_hinted", self._schema), list(hints), runs_max, events_max, RUN_MAX_BYTES
@@ -79,16 +84,25 @@ class OutboxTransaction:
         """Look at these runs last, next time."""
         await self._connection.execute(query("outbox_defer", self._schema), list(run_ids))
 
+    async def advance_from(self, batch: Sequence[Unpublished]) -> set[str]:
+        """Lock, mark and advance the runs whose cursor stands at ``next_seq``; return them.
+
+        The others were left as they are: their cursor stands elsewhere, or another publisher has locked them.
+        """
+        rows = await self._connection.fetch(query("outbox_advance_from", self._schema), _lines(batch))
+        return {row[0] for row in rows}
+
     async def advance(self, published: Sequence[Unpublished]) -> list[str]:
         """Mark these events published, move the cursors, and return the runs that have more already."""
-        rows = await self._connection.fetch(
-            query("outbox_advance", self._schema),
-            [run.run_id for run in published],
-            [run.next_seq for run in published],
-            [run.last_seq for run in published],
-            [run.events[-1].type in TERMINAL_TYPES for run in published],
-        )
+        rows = await self._connection.fetch(query("outbox_advance", self._schema), _lines(published))
         return [row["id"] for row in rows]
+
+
+def _lines(batch: Sequence[Unpublished]) -> str:
+    return lines(
+        (run.run_id, str(run.next_seq), str(run.last_seq), "t" if run.events[-1].type in TERMINAL_TYPES else "f")
+        for run in batch
+    )
 
 
 class Outbox:

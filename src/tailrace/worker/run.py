@@ -17,7 +17,8 @@ from tailrace.model import draft, strictjson
 from tailrace.model.run import Lease
 from tailrace.telemetry import FirstNode, Telemetry
 from tailrace.worker.threads import Threads
-from tailrace.write.appender import Appender, RunLog
+from tailrace.write.appender import Appender
+from tailrace.write.line import RunLog
 from tailrace.write.orchestrate import now_ms
 
 # A kept result or an output is one row and one answer over HTTP; larger things belong into a store of their own.
@@ -73,7 +74,7 @@ class Run:
 
         :param data: a JSON object of at most ``TAILRACE_MAX_EVENT_BYTES`` (65,536) bytes as UTF-8.
         """
-        payload = dict(data) if isinstance(data, Mapping) else data
+        payload = data if type(data) is dict or not isinstance(data, Mapping) else dict(data)
         await self._appender.append(self._log, [draft.custom(name, payload, now_ms(), max_bytes=self._max_event_bytes)])
 
     async def trace(self, fn: str) -> None:

@@ -7,10 +7,10 @@ import secrets
 import time
 
 from tailrace.errors import DatabaseUnavailable, OutcomeUnknown, RunExists
-from tailrace.model import strictjson
-from tailrace.model.event import EventType
+from tailrace.model import draft, strictjson
 from tailrace.model.run import DEFAULT_TENANT, RunRow
 from tailrace.store.doorbell import Doorbell, Ring
+from tailrace.store.events import RunAppend
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import EventsPersisted, RunCreated, Telemetry
 
@@ -54,7 +54,7 @@ class Orchestrator:
         run, is_new = await self._create(request, can_ask_again=run_id is None or idempotency_key is not None)
         if is_new:
             self._telemetry.tell(RunCreated(run.id, run.agent))
-            self._telemetry.tell(EventsPersisted(run.id, [(1, EventType.RUN_STARTED)]))
+            self._telemetry.tell(EventsPersisted([RunAppend(run.id, 0, 1, [draft.run_started(request.ts)])]))
             self._doorbell.ring(Ring.EVENTS, run.id)
             self._doorbell.ring(Ring.JOBS)
         return run, is_new
@@ -93,9 +93,10 @@ class Orchestrator:
 
     async def cancel(self, run_id: str, *, tenant: str | None = None) -> None:
         """Cancel a run; errors are those of ``Runs.cancel``."""
-        seq = await self._runs.cancel(run_id, now_ms(), tenant=tenant)
+        ts = now_ms()
+        seq = await self._runs.cancel(run_id, ts, tenant=tenant)
         if seq is None:
             self._doorbell.ring(Ring.CANCEL, run_id)
         else:
-            self._telemetry.tell(EventsPersisted(run_id, [(seq, EventType.RUN_CANCELLED)]))
+            self._telemetry.tell(EventsPersisted([RunAppend(run_id, 0, seq, [draft.run_cancelled(ts)])]))
             self._doorbell.ring(Ring.EVENTS, run_id)

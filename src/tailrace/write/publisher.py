@@ -6,21 +6,25 @@ before the commit takes the marks back and the events are published again, which
 therefore never a loss; committing the marks before the bus has the events would make it one.  Nothing but the commit
 lies between the bus and the tables: whoever has just seen an event finds it published there.
 
-Work is found in two ways.  Hints name the runs that were just appended to and are looked up by key.  The poll
-(``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints that were lost with their process; runs whose terminal
-event is published are not open, so it costs what is in progress and not what has ever been.
+Work is found in three ways.  What this process has committed itself is handed to it (``committed``) and not read back;
+it is published where the run's cursor stands right before it, else the run is hinted.  Hints name the runs that others
+have appended to and are looked up by key.  The poll (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints
+that were lost with their process; runs whose terminal event is published are not open, so it costs what is in progress
+and not what has ever been.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import BusUnavailable
-from tailrace.store.outbox import Outbox, Unpublished
-from tailrace.telemetry import EventsPublished, OutboxAdvanced, OutboxBatch, OutboxGap, Telemetry
+from tailrace.store.events import RunAppend
+from tailrace.store.outbox import Outbox, OutboxTransaction, Unpublished
+from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
+from tailrace.write.fresh import Fresh
 
 BATCH_MAX_RUNS = 100
 # Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
@@ -41,6 +45,7 @@ class Publisher:
         self._bus = bus
         self._telemetry = telemetry
         self._bus_timeout_seconds = bus_timeout_seconds
+        self._fresh = Fresh()
         self._hints: set[str] = set()
         self._looked_twice: set[str] = set()
         self._stuck: set[tuple[str, int]] = set()
@@ -57,42 +62,85 @@ class Publisher:
             self.sweep.set()
         self.work.set()
 
+    def committed(self, appends: Iterable[RunAppend]) -> None:
+        """Take events that this process has just committed."""
+        self.hint([add.run_id for add in appends if not self._fresh.add(add)])
+
     async def publish_once(self) -> bool:
-        """Publish events of hinted runs; return whether there is reason to call again at once."""
+        """Publish what is fresh and events of hinted runs; return whether there is reason to call again at once."""
+        await self._publish_fresh()
+        await self._publish_hinted()
+        return bool(self._fresh or self._hints)
+
+    async def sweep_once(self) -> bool:
+        """Publish events of any open run, hinted or not; return whether there is reason to call again at once."""
+        published, has_more = await self._publish_read(None)
+        return has_more or len(published) == BATCH_MAX_RUNS
+
+    async def _publish_fresh(self) -> None:
+        batch = self._fresh.take(runs_max=BATCH_MAX_RUNS, run_events_max=RUN_MAX_EVENTS, bytes_max=PASS_BYTES)
+        if not batch:
+            return
+        missed = {run.run_id for run in batch}
+
+        async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
+            taken = await transaction.advance_from(batch)
+            return [run for run in batch if run.run_id in taken]
+
+        try:
+            missed -= {run.run_id for run in await self._pass(advance)}
+        finally:
+            # Runs whose cursor stands elsewhere, or whose row another publisher holds; after an error, all of them.
+            if missed:
+                self.hint(missed)
+
+    async def _publish_hinted(self) -> None:
         if not self._hints:
-            return False
+            return
         hints = set(list(self._hints)[:BATCH_MAX_RUNS])
         self._hints -= hints
         try:
-            published, _ = await self._pass(sorted(hints))
+            published, _ = await self._publish_read(sorted(hints))
         except BaseException:
             self._hints |= hints
             raise
         self._look_again(hints - {run.run_id for run in published})
-        return bool(self._hints)
 
-    async def sweep_once(self) -> bool:
-        """Publish events of any open run, hinted or not; return whether there is reason to call again at once."""
-        published, has_more = await self._pass(None)
-        return has_more or len(published) == BATCH_MAX_RUNS
-
-    async def _pass(self, hints: Sequence[str] | None) -> tuple[list[Unpublished], bool]:
-        """Return what was published, and whether these runs have more already."""
+    async def _publish_read(self, hints: Sequence[str] | None) -> tuple[list[Unpublished], bool]:
+        """Publish what the database holds; return it, and whether these runs have more already."""
+        taken: list[Unpublished] = []
         more: list[str] = []
+
+        async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
+            taken.extend(
+                await transaction.take(hints, self._fresh.run_ids, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
+            )
+            ready = [run for run in taken if run.events]
+            if ready:
+                more.extend(await transaction.advance(ready))
+            if stuck := {run.run_id for run in taken} - {run.run_id for run in ready}:
+                await transaction.defer(sorted(stuck))
+            return ready
+
+        ready = await self._pass(advance)
+        for run in ready:
+            self._fresh.was_read(run.run_id, run.last_seq)
+        self._report_gaps(taken)
+        self._fit(ready)
+        if unread := [run_id for run_id in more if run_id not in self._fresh]:
+            self.hint(unread)
+        return ready, bool(unread)
+
+    async def _pass(self, advance: Callable[[OutboxTransaction], Awaitable[list[Unpublished]]]) -> list[Unpublished]:
+        """Lock, mark and advance, hand over, commit; return what was published."""
         async with self._one_pass:
             async with self._outbox.transaction() as transaction:
-                taken = await transaction.take(hints, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
-                ready = [run for run in taken if run.events]
+                ready = await advance(transaction)
                 if ready:
-                    more = await transaction.advance(ready)
                     await self._hand_over(ready)
-                if stuck := {run.run_id for run in taken} - {run.run_id for run in ready}:
-                    await transaction.defer(sorted(stuck))
-            self._report(taken, ready)
-            self._fit(ready)
-            if more:
-                self.hint(more)
-        return ready, bool(more)
+            if ready:
+                self._telemetry.tell(EventsPublished(ready, time.time() * 1000))
+        return ready
 
     async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
         """Give the bus a batch; it is published then, whether or not other processes could be told (``LocalFirst``)."""
@@ -103,15 +151,7 @@ class Publisher:
         except TimeoutError:
             raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
 
-    def _report(self, taken: Sequence[Unpublished], ready: Sequence[Unpublished]) -> None:
-        now_ms = time.time() * 1000
-        for run in ready:
-            lags = [(event.seq, event.type, max(0.0, now_ms - event.ts)) for event in run.events]
-            self._telemetry.tell(EventsPublished(run.run_id, lags))
-            self._telemetry.tell(OutboxAdvanced(run.run_id, run.last_seq + 1))
-        if ready:
-            oldest = min(run.events[0].ts for run in ready)
-            self._telemetry.tell(OutboxBatch(sum(len(run.events) for run in ready), max(0.0, now_ms - oldest)))
+    def _report_gaps(self, taken: Sequence[Unpublished]) -> None:
         for run in taken:
             expected = run.next_seq + len(run.events)
             if run.gap_at is not None and self._is_news(run.run_id, expected):

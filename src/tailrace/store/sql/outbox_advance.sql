@@ -1,8 +1,13 @@
--- Mark what was published and move the cursors: run $1[i], seqs $2[i] to $3[i], $4[i] true when the last is terminal.
+-- Mark what was published and move the cursors.  $1: a line a run, as store/lines.py writes them: id, first seq, last seq,
+-- whether the last event is terminal.
 -- Returns the runs that have more to publish already.  The caller holds the locks of these outbox rows.
 with done as (
-    select *
-    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::boolean[]) as done (run_id, first_seq, last_seq, terminal)
+    select
+        split_part(line, e'\x1f', 1) as run_id,
+        split_part(line, e'\x1f', 2)::bigint as first_seq,
+        split_part(line, e'\x1f', 3)::bigint as last_seq,
+        split_part(line, e'\x1f', 4)::boolean as terminal
+    from unnest(string_to_array($1, e'\x1e')) as line
 ), marked as (
     update tailrace.run_events as events
     set published_at = clock_timestamp()

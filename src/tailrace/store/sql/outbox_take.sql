@@ -1,11 +1,12 @@
 -- Lock the outbox rows of runs with events to publish and read those events, in order.
 --
 -- $1: most runs; $2: most events a run, so that a flooding run does not starve the others; $3: about how many bytes of
--- data a run, but always its first event.
+-- data a run, but always its first event; $4: runs to leave out, whose events the caller holds already.
 with taken as (
     select outbox.run_id, outbox.next_seq
     from tailrace.run_outbox as outbox
     where outbox.open
+        and outbox.run_id <> all($4::text[])
         -- A subquery, because a join let the planner hash the whole history of runs (seen at 50,000 runs, 800 open).
         and outbox.next_seq <= (select runs.last_seq from tailrace.runs as runs where runs.id = outbox.run_id)
     order by outbox.updated_at, outbox.run_id -- longest unattended first
