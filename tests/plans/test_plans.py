@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
 
 from tailrace.store.database import Connection, Database
-from tailrace.store.lines import lines
+from tailrace.store.lines import FIELD, RECORD
 from tailrace.store.migrate import upgrade
 from tailrace.store.outbox import Outbox
 from tailrace.store.queries import query
@@ -125,6 +125,10 @@ def assert_frugal(found: list[Node], *, at_most: int) -> None:
 
 def indexes(found: list[Node]) -> set[str]:
     return {node.index_name for node in found if node.index_name}
+
+
+def lines(rows: Iterable[tuple[str, ...]]) -> str:
+    return RECORD.join(map(FIELD.join, rows))
 
 
 # These may read the index of started runs instead of fifty keys, whichever is cheaper.

@@ -48,6 +48,8 @@ class PostgresBus:
 
         Raise ``BusUnavailable`` when it has not; the rings stay queued and go out with a later flush.
         """
+        if self._doorbell.alone:
+            return
         for published in batch:
             self._doorbell.announce(published.run_id, published.last_seq)
         now = asyncio.get_running_loop().time()

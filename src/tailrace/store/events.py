@@ -9,7 +9,7 @@ from tailrace.model.draft import Draft
 from tailrace.model.event import StoredEvent
 from tailrace.model.run import DEFAULT_TENANT, RunState
 from tailrace.store.database import Database
-from tailrace.store.lines import escaped, lines
+from tailrace.store.lines import FIELD, RECORD, escaped
 
 
 class RunAppend(NamedTuple):
@@ -62,10 +62,6 @@ class Tail(NamedTuple):
     tenant: str = DEFAULT_TENANT
 
 
-def _text(text: str | None) -> str:
-    return escaped(text) if text is not None else ""
-
-
 class Events:
     """Repository of ``run_events``."""
 
@@ -80,16 +76,28 @@ class Events:
         """
         rows = await self._database.rows(
             "append",
-            lines(
-                (add.run_id, str(add.epoch), str(add.first_seq), str(add.last_seq), add.state or "", add.output or "")
-                for add in batch
+            RECORD.join(
+                [
+                    f"{add.run_id}{FIELD}{add.epoch}{FIELD}{add.first_seq}{FIELD}{add.last_seq}"
+                    f"{FIELD}{add.state or ''}{FIELD}{add.output or ''}"
+                    for add in batch
+                ]
             ),
-            lines(
-                (add.run_id, str(seq), str(draft.ts), draft.type, _text(draft.name), _text(draft.fn), draft.data or "")
-                for add in batch
-                for seq, draft in enumerate(add.drafts, add.first_seq)
+            RECORD.join(
+                [
+                    f"{add.run_id}{FIELD}{seq}{FIELD}{ts}{FIELD}{kind}"
+                    f"{FIELD}{escaped(name)}{FIELD}{escaped(fn)}{FIELD}{data or ''}"
+                    for add in batch
+                    for seq, (kind, ts, name, fn, data) in enumerate(add.drafts, add.first_seq)
+                ]
             ),
-            lines((add.run_id, escaped(key), str(seq), result) for add in batch for key, seq, result in add.steps),
+            RECORD.join(
+                [
+                    f"{add.run_id}{FIELD}{escaped(key)}{FIELD}{seq}{FIELD}{result}"
+                    for add in batch
+                    for key, seq, result in add.steps
+                ]
+            ),
         )
         return {row[0]: RunHead._make(row[1:]) for row in rows}
 

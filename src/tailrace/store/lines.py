@@ -8,18 +8,13 @@ Null is written as the empty field, which no column here has otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 RECORD, FIELD, ESCAPE = "\x1e", "\x1f", "\x1d"
 
 
-def lines(rows: Iterable[Sequence[str]]) -> str:
-    """Return the rows as one text; fields are free of the separators, or ``escaped``."""
-    return RECORD.join(map(FIELD.join, rows))
-
-
-def escaped(text: str) -> str:
-    """Return a text that may hold anything but NUL, so that it can be a field."""
+def escaped(text: str | None) -> str:
+    """Return a text that may hold anything but NUL, or none, so that it can be a field."""
+    if text is None:
+        return ""
     if ESCAPE in text or RECORD in text or FIELD in text:
         return text.replace(ESCAPE, ESCAPE + "s").replace(RECORD, ESCAPE + "r").replace(FIELD, ESCAPE + "u")
     return text

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from tailrace.model.event import TERMINAL_TYPES, StoredEvent
 from tailrace.store.database import Connection, Database
-from tailrace.store.lines import lines
+from tailrace.store.lines import FIELD, RECORD
 from tailrace.store.queries import query
 
 # With as many runs as a publisher takes at once, what a pass may hold in memory.
@@ -99,9 +99,11 @@ class OutboxTransaction:
 
 
 def _lines(batch: Sequence[Unpublished]) -> str:
-    return lines(
-        (run.run_id, str(run.next_seq), str(run.last_seq), "t" if run.events[-1].type in TERMINAL_TYPES else "f")
-        for run in batch
+    return RECORD.join(
+        [
+            f"{run.run_id}{FIELD}{run.next_seq}{FIELD}{run.last_seq}{FIELD}{run.events[-1].type in TERMINAL_TYPES}"
+            for run in batch
+        ]
     )
 
 

@@ -55,7 +55,7 @@ class Fresh:
             known += events
         else:
             return False
-        self._count(events, 1)
+        self._count(len(events), _size(events))
         return True
 
     def take(self, *, runs_max: int, run_events_max: int, bytes_max: int) -> list[Unpublished]:
@@ -67,7 +67,7 @@ class Fresh:
             if len(events) > run_events_max:
                 self._runs[run_id] = events[run_events_max:]
                 events = events[:run_events_max]
-            self._count(events, -1)
+            self._count(-len(events), -_size(events))
             taken.append(Unpublished(run_id, events[0].seq, events, None))
             if self._bytes <= limit:
                 break
@@ -78,7 +78,7 @@ class Fresh:
         events = self._runs.get(run_id)
         if events is not None and events[0].seq <= last_seq:
             count = min(len(events), last_seq + 1 - events[0].seq)
-            self._count(events[:count], -1)
+            self._count(-count, -_size(events[:count]))
             del events[:count]
             if not events:
                 del self._runs[run_id]
@@ -87,6 +87,14 @@ class Fresh:
             if len(self._read) > READ_MAX_RUNS:
                 del self._read[next(iter(self._read))]
 
-    def _count(self, events: list[StoredEvent], sign: int) -> None:
-        self._events += sign * len(events)
-        self._bytes += sign * sum([len(event.data) for event in events if event.data is not None])
+    def _count(self, events: int, size: int) -> None:
+        self._events += events
+        self._bytes += size
+
+
+def _size(events: list[StoredEvent]) -> int:
+    size = 0
+    for event in events:
+        if event.data is not None:
+            size += len(event.data)
+    return size
