@@ -26,7 +26,9 @@ from hypothesis.stateful import (
 )
 
 from tailrace.read import follow as following
+from tailrace.read import frame as frames
 from tailrace.read import hub as hubs
+from tailrace.read import pages
 from tailrace.read.channel import Channel
 from tailrace.store.database import Database
 from tailrace.store.events import Events
@@ -86,8 +88,8 @@ class ReadPath(RuleBasedStateMachine):
         self._runner = self._stack.enter_context(asyncio.Runner())
         self._stack.enter_context(patch.object(hubs, "Channel", TinyChannel))
         self._stack.enter_context(patch.object(hubs, "FILL_MAX_EVENTS", 3))
-        self._stack.enter_context(patch.object(following, "FIRST_PAGE_EVENTS", 2))
-        self._stack.enter_context(patch.object(following, "CHUNK_MAX_FRAMES", 2))
+        self._stack.enter_context(patch.object(pages, "FIRST_PAGE_EVENTS", 2))
+        self._stack.enter_context(patch.object(frames, "CHUNK_MAX_FRAMES", 2))
         self.clients = [Client() for _ in range(CLIENTS)]
         self.ended = False
 
