@@ -1,7 +1,8 @@
 """Backfill: what the ring no longer holds, from the database, a bounded page at a time.
 
-The frames are built by Postgres (``events_frames.sql``) and joined here: 0.15 µs an event in this process, where rows
-and ``frame`` take 2.3 µs, and it is this process that serves everybody else meanwhile.  The next pages are on their way
+The frames are built by Postgres (``events_frames.sql``) and joined here: 0.2 µs an event in this process, where rows
+and ``frame`` take 2.3 µs, and 1.0 µs in Postgres, where rows take 0.5 µs.  It is this process that serves everybody
+else meanwhile.  The next pages are on their way
 while one is being sent, so that Postgres, this process and the client work at the same time.
 
 How large events are is not known beforehand.  The first page is of rows, exact in bytes and small; it says how many
@@ -30,6 +31,8 @@ PAGE_MAX_BYTES = 256 * 2**10
 # An event that is as many times larger than the average so far is read as a row, which bounds a page by so much.
 OUTLIER = 4
 PAGES_AHEAD = 2
+# Of a frame.
+LINES = 3
 # Pages that all streams of a process read at the same time: clients that come back in a storm must leave most of the
 # connections (``store.database.POOL_MAX``) to those that write and publish, and not make them wait behind a thousand
 # pages.
@@ -100,12 +103,18 @@ async def _frames(
         if text is None:
             break
         texts.append(text)
-    # In order and each but once: where first and last are what is due, so are those between.
-    last_seq = after + len(texts)
-    if not texts or not texts[0].startswith(f"id: {after + 1}\n") or not texts[-1].startswith(f"id: {last_seq}\n"):
+    last_seq, joined_text = after + len(texts), "".join(texts)
+    if (
+        not texts
+        # In order and each but once: where first and last are what is due, so are those between.
+        or not texts[0].startswith(f"id: {after + 1}\n")
+        or not texts[-1].startswith(f"id: {last_seq}\n")
+        # Rows written by hand may have line breaks in their data; `frame` takes them out.
+        or joined_text.count("\n") != LINES * len(texts)
+        or "\r" in joined_text
+    ):
         return None
-    chunk = Chunk("".join(texts).encode(), last_seq, is_terminal(texts[-1]))
-    return Page(chunk, len(texts), is_whole=last_seq == upto)
+    return Page(Chunk(joined_text.encode(), last_seq, is_terminal(texts[-1])), len(texts), is_whole=last_seq == upto)
 
 
 async def _drop(ahead: deque[asyncio.Task[Page | None]]) -> None:

@@ -97,7 +97,7 @@ class Events:
         """Return the frames of events with ``after < seq <= upto`` in order, at most ``limit``.
 
         Built by Postgres, which costs this process a tenth of what rows do.  None stands for an event that has to be
-        read as a row: one with more than ``event_max_bytes`` of data, or with line breaks.
+        read as a row: one with more than ``event_max_bytes`` of data.
         """
         found: Sequence[str | None] = await self._database.value(
             "events_frames", run_id, after, upto, limit, event_max_bytes
