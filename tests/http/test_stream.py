@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import httpx2
 import pytest
 
-from tailrace.http import live
+from tailrace.http import ending
 from tailrace.model import draft
 from tailrace.model.run import RunState
 from tailrace.read import channel as channels
@@ -373,7 +373,7 @@ async def _is_asked_to_come_again(answer: RawAnswer) -> None:
     assert blocks[-1] == b""
     assert not any(block.startswith(b"id:") for block in blocks)
     name, milliseconds = blocks[-2].split(b": ")
-    low, high = live.TROUBLE_RETRY_MS
+    low, high = ending.TROUBLE_RETRY_MS
     assert name == b"retry"
     assert low <= int(milliseconds) <= high
 

@@ -200,7 +200,8 @@ class ReadPath(RuleBasedStateMachine):
         self.publisher = Publisher(Outbox(self.database), self.bus, Telemetry(), bus_timeout_seconds=5)
         self.run = await HandWrittenRun.start(self.database, f"property-{next(_RUN_IDS)}")
         await self._publish()
-        await self._connect(self.clients[0])
+        for client in self.clients[:4]:
+            await self._connect(client)
 
     # -- writing and publishing --
 
@@ -217,6 +218,19 @@ class ReadPath(RuleBasedStateMachine):
             self._do(self.run.append_many(count))
             self._do(self._publish())
         self._let_through(len(counts), picks)
+
+    @precondition(lambda self: not self.ended)
+    @rule(counts=st.lists(st.integers(1, 3), min_size=1, max_size=3), full=st.none() | _client, reads_on=st.booleans())
+    def pass_on(self, counts: list[int], full: int | None, *, reads_on: bool) -> None:
+        """News that arrives as it should, while one client takes nothing."""
+        if full is not None:
+            self.clients[full].reads.clear()
+        for count in counts:
+            self._do(self.run.append_many(count))
+            self._do(self._publish())
+            self._do(self.bus.let_through(self.bus.kept[-1]))
+        if full is not None and reads_on:
+            self._do(self._read_on(self.clients[full]))
 
     @precondition(lambda self: not self.ended and self.run.last_seq > 10)
     @rule()

@@ -23,6 +23,7 @@ from tailrace.access.credentials import Credentials
 from tailrace.access.principal import Principal
 from tailrace.errors import Unavailable
 from tailrace.http.detached import Detached
+from tailrace.http.ending import RETRY_MS, farewell
 from tailrace.read.crowd import Squad
 from tailrace.read.follow import follow
 from tailrace.read.frame import PING, http_chunk, retry
@@ -31,9 +32,6 @@ from tailrace.settings import Settings
 from tailrace.store.events import Events
 from tailrace.telemetry import RequestFailed, StreamClosed, Telemetry
 
-RETRY_MS = 1000
-# After trouble, spread out, so that the clients of a server that went away do not come back in one moment.
-TROUBLE_RETRY_MS = (1000, 5000)
 LAST_CHUNK = b"0\r\n\r\n"
 # What a client may send ahead while its stream is open: the head of the next request.
 RECEIVED_MAX_BYTES = 16 * 2**10
@@ -42,17 +40,6 @@ _PING = http_chunk(PING)
 SWEEP_TURN = 500
 # How late a ping, a rotation or a cut may be, as a part of its interval, and at most.
 SWEEP_PART, SWEEP_MIN_SECONDS, SWEEP_MAX_SECONDS = 0.1, 0.01, 1.0
-
-
-def farewell(reason: str) -> bytes:
-    """Return the last block of a stream that ends for ``reason``; jittered, and empty after the terminal event."""
-    match reason:
-        case "terminal":
-            return b""
-        case "rotated":
-            return retry(random.randint(0, RETRY_MS))  # noqa: S311 - spreads, guards nothing
-        case _:
-            return retry(random.randint(*TROUBLE_RETRY_MS))  # noqa: S311 - as above
 
 
 @dataclass(slots=True, eq=False)

@@ -25,7 +25,7 @@ from tailrace.access.principal import Principal
 from tailrace.errors import PositionAhead, RunNotFound, Unavailable
 from tailrace.http.connection import ABORT
 from tailrace.http.detached import DETACH, Detached
-from tailrace.http.live import RETRY_MS, farewell
+from tailrace.http.ending import RETRY_MS, farewell
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
 from tailrace.read.follow import follow
