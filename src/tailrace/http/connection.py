@@ -190,6 +190,8 @@ class BoundedHttp(HttpToolsProtocol):
         for timer in (self._due_timer, self._unsent_timer, self.timeout_keep_alive_task):
             if timer is not None:
                 timer.cancel()
+        # A large body may have stopped it; a client that leaves is noticed by reading alone.
+        self.flow.resume_reading()
         # uvicorn then takes it as a client that has gone: it sends nothing more and misses no end of the answer.
         cycle.disconnected = True
         self.connections.discard(self)

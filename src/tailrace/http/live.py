@@ -216,9 +216,8 @@ class LiveStream(asyncio.Protocol):
         """Complete the answer and go on with HTTP."""
         text = farewell(self._reason or "")
         self.write((http_chunk(text) if text else b"") + LAST_CHUNK)
-        connection, may_go_on = self._connection, self._connection.keep_alive
         self._close(self._reason or "")
-        connection.give_back(self._received, self._is_paused, may_go_on)
+        self._connection.give_back(self._received, self._is_paused, self._connection.keep_alive)
 
     def _cut(self, reason: str) -> None:
         self._unseat()
@@ -288,9 +287,8 @@ class LiveStream(asyncio.Protocol):
         if len(self._received) > RECEIVED_MAX_BYTES:
             self.transport.abort()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - whichever way it went
         """The client is gone, or was cut."""
-        del exc
         self._unseat()
         if self._task is not None:
             self._task.cancel()
