@@ -10,12 +10,28 @@ from typing import Any
 
 import pytest
 
+from tailrace.bus.local_first import LocalFirst
+from tailrace.bus.postgres import PostgresBus
 from tailrace.http import live
 from tailrace.http.connection import BoundedHttp
 from tailrace.settings import Settings
-from tailrace.telemetry import Happening, StreamClosed, StreamOpened
+from tailrace.store.database import Database
+from tailrace.store.doorbell import Doorbell
+from tailrace.telemetry import Happening, StreamClosed, StreamOpened, Telemetry
 from tests.hostile.served import HEALTH
-from tests.read_support import PATIENCE_SECONDS, RUNS, RawAnswer, Reading, reading, until
+from tests.read_support import (
+    PATIENCE_SECONDS,
+    RUNS,
+    HandWrittenRun,
+    RawAnswer,
+    Reading,
+    ServerProcess,
+    custom,
+    publish_all,
+    reading,
+    request,
+    until,
+)
 
 HEADS = {
     "plain": "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -221,3 +237,17 @@ async def _blocks_until_cut(answer: RawAnswer) -> list[bytes]:
     while (block := await answer.block()) is not None:
         found.append(block)
     return found
+
+
+async def test_a_server_that_is_stopped_does_not_wait_for_a_reader_that_takes_nothing(
+    settings: Callable[..., Settings], database: Database
+) -> None:
+    """Its stream has no task that uvicorn could cancel: what is left after the grace period is cut."""
+    bus = LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
+    run = await HandWrittenRun.start(database, "r")
+    await run.append(*(custom({"text": "x" * 60_000}) for _ in range(100)))
+    await publish_all(database, bus)
+    with ServerProcess(settings()) as process:
+        async with request(process.port, f"{RUNS}/r/stream", receive_buffer=2048) as stalled:
+            await stalled.upto(1)
+            assert await asyncio.to_thread(process.stop) == 0
