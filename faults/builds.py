@@ -6,8 +6,7 @@ A check that has never failed proves nothing.  Each build is caught by the campa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from importlib import resources
 from typing import Any
 
@@ -26,19 +25,15 @@ Patches = list[tuple[Any, str, Any]]
 def backfill_before_subscribe() -> Patches:
     """Ask the database how far the run is published, and subscribe afterwards."""
 
-    @asynccontextmanager
-    async def watch(self: Hub, run_id: str) -> AsyncIterator[tuple[Watched, Tail]]:
+    async def attach(self: Hub, run_id: str, *, tenant: str | None = None) -> tuple[Watched, Tail]:
         tail = (await self._events.tails([run_id])).get(run_id)
-        if tail is None:
+        if tail is None or tenant not in (None, tail.tenant):
             raise RunNotFound(f"there is no run {run_id!r}")
         watched = await self._enter(run_id)
-        try:
-            self._learn(watched, tail)
-            yield watched, tail
-        finally:
-            await self._leave(watched)
+        self._learn(watched, tail)
+        return watched, tail
 
-    return [(Hub, "watch", watch)]
+    return [(Hub, "attach", attach)]
 
 
 def no_epoch_check() -> Patches:

@@ -22,6 +22,8 @@ import uvicorn
 import tailrace
 from tailrace.bus.bus import Bus, OnLoss, OnPublished, Published
 from tailrace.bus.memory import MemoryBus
+from tailrace.http.connection import Limits
+from tailrace.http.server import serving as own_serving
 from tailrace.http.services import Services
 from tailrace.model import draft
 from tailrace.model.draft import Draft
@@ -40,6 +42,8 @@ from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
 
 AGENT = "by-hand"
+# Which of the two ends of the read path `reading` serves by; tests of streams are run on both.
+OWN_SERVER = True
 PATIENCE_SECONDS = 20.0
 RUNS = "/api/agents/runs"
 AGENTS = Path(__file__).parent / "http" / "agents.py"
@@ -162,7 +166,7 @@ class Reading:
 
     def use(self, events: Events) -> None:
         """Read the database through ``events`` from now on."""
-        self.services.events = events
+        self.services.events = self.services.live.events = events
         self.services.hub._events = events
 
     @asynccontextmanager
@@ -181,22 +185,39 @@ class Reading:
 
 @asynccontextmanager
 async def reading(settings: Settings, roles: Sequence[Role] = ("api",)) -> AsyncIterator[Reading]:
-    """Serve an App of the given roles on a free port of this process."""
+    """Serve an App of the given roles on a free port of this process: by our own server, or by one of ASGI."""
     app = tailrace.App(settings)
 
     def end_streams() -> None:
-        app.services().hub.close()
+        # Asked by a signal, the App ends its streams itself; asked like this, nobody tells it.
+        with contextlib.suppress(tailrace.TailraceError):
+            app.services().hub.close()
 
-    async with serving(app.asgi(roles=roles), on_close=end_streams) as port:
-        yield Reading(app, port)
+    if OWN_SERVER:
+        limits = Limits(write_seconds=settings.write_seconds)
+        async with app.running(roles):
+            listening = _listening()
+            async with own_serving(app.asgi(roles=roles), listening, limits):
+                try:
+                    yield Reading(app, listening.getsockname()[1])
+                finally:
+                    end_streams()
+    else:
+        async with serving(app.asgi(roles=roles), on_close=end_streams) as port:
+            yield Reading(app, port)
+
+
+def _listening() -> socket.socket:
+    listening = socket.create_server(("127.0.0.1", 0))
+    # Small, so that a client that does not read is felt by the server and not hidden by the kernel.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+    return listening
 
 
 @asynccontextmanager
 async def serving(asgi: Any, *, on_close: Callable[[], None] = lambda: None) -> AsyncIterator[int]:
     """Serve an ASGI application with uvicorn in this process and yield its port."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    # Small, so that a client that does not read is felt by the server and not hidden by the kernel.
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+    listening = _listening()
     server = uvicorn.Server(uvicorn.Config(asgi, log_level="error", timeout_graceful_shutdown=5))
     task = asyncio.create_task(server.serve(sockets=[listening]))
     await until(lambda: server.started or task.done(), "uvicorn has started")
@@ -206,9 +227,7 @@ async def serving(asgi: Any, *, on_close: Callable[[], None] = lambda: None) -> 
     try:
         yield listening.getsockname()[1]
     finally:
-        # Asked by a signal, the App ends its streams itself; asked like this, nobody tells it.
-        with contextlib.suppress(tailrace.TailraceError):
-            on_close()
+        on_close()
         server.should_exit = True
         await task
 
@@ -420,6 +439,14 @@ class HookedEvents(Events):
     async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
         self.pages += 1
         found = await super().page(run_id, after=after, upto=upto, limit=limit, max_bytes=max_bytes)
+        await self._do("after_page")
+        return found
+
+    async def frames(
+        self, run_id: str, *, after: int, upto: int, limit: int, event_max_bytes: int
+    ) -> Sequence[str | None]:
+        self.pages += 1
+        found = await super().frames(run_id, after=after, upto=upto, limit=limit, event_max_bytes=event_max_bytes)
         await self._do("after_page")
         return found
 

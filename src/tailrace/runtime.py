@@ -20,6 +20,7 @@ from tailrace.bus.postgres import PostgresBus
 from tailrace.errors import SettingsError, TailraceError
 from tailrace.exporters.logs import LogExporter
 from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.http.live import LiveStreams
 from tailrace.http.services import Services
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
@@ -133,7 +134,8 @@ class _Parts:
         self._bus_duties: list[Duty] = []
         bus = self._choose_bus(settings.bus_url.get_secret_value())
         runs, outbox = Runs(database), Outbox(database)
-        self._hub = Hub(bus, self._events)
+        self._hub = Hub(bus, self._events, still_holds=credentials.still_holds)
+        self._live = LiveStreams(settings, self._hub, self._events, credentials, telemetry)
         timeout = settings.tx_timeout_ms / 2000
         self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
         orchestrator = Orchestrator(runs, self._doorbell, telemetry)
@@ -151,6 +153,7 @@ class _Parts:
             metrics=metrics,
             agents=agents.keys(),
             credentials=credentials,
+            live=self._live,
         )
 
     def _choose_bus(self, url: str) -> Bus:
@@ -183,6 +186,7 @@ class _Parts:
             if "worker" in roles:
                 await self._start_worker(stack, roles)
             if "api" in roles:
+                stack.push_async_callback(self._live.close)
                 stack.callback(self._hub.close)
             stack.enter_context(on_stop(self._stopping))
             yield
@@ -194,6 +198,7 @@ class _Parts:
                 return [
                     Duty("hub.fill", self._hub.fill_once, WOKEN_INTERVAL_SECONDS, self._hub.fill),
                     Duty("hub.tails", self._hub.check_tails_once, settings.heartbeat_seconds, self._hub.check_tails),
+                    Duty("streams.sweep", self._live.sweep_once, self._live.sweep_seconds),
                     Duty("hub.poll", self._hub.poll_once, DEAF_POLL_SECONDS),
                 ]
             case "outbox":

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -199,6 +200,23 @@ async def test_connections_over_the_bound_are_closed_at_once(server: Server) -> 
     assert await server.is_healthy()
     for _, writer in held:
         writer.transport.abort()
+
+
+async def test_streams_count_as_connections(api: Server) -> None:
+    """They have left uvicorn's protocol, and stand among the connections all the same, as one each."""
+    services = api.app.services()
+    await HandWrittenRun.start(services.database, "r")
+    await publish_all(services.database, services.bus)
+    async with AsyncExitStack() as stack:
+        for _ in range(50):
+            reader, writer = await stack.enter_async_context(api.connect())
+            writer.write(f"GET {RUNS}/r/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            await reader.readuntil(b"id: 1\n")
+        assert len(services.live.open) == len(api.connections) == 50
+        assert await api.says(HEALTH) == b""
+    await _until_there_are(api, 0)
+    assert services.streams_open == 0
+    assert await api.is_healthy()
 
 
 async def test_a_reader_that_takes_nothing_loses_its_connection_and_what_it_held(api: Server) -> None:

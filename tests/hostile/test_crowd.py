@@ -32,9 +32,9 @@ from tests.read_support import HandWrittenRun, ServerProcess, publish_all
 WATCHING, STALLED, VANISHED = 1000, 300, 200
 EVENT_BYTES, EVENTS, SLOWLY = 4000, 100, 20
 WRITE_SECONDS = 3
-# What docs/adr/0015 states for a stream whose reader stalls: a page or the part of the ring that goes out, the chunk
-# made of it, and the transport's buffer, and for any stream the objects that make it up.
-STALLED_KIB, OPEN_KIB = 448, 64
+# What docs/adr/0015 states for a stream whose reader stalls: the transport's buffer, a chunk over it, and what it may
+# hold of the ring; and for any stream the objects that make it up.
+STALLED_KIB, OPEN_KIB = 128, 16
 RING_KIB = 3 * 1024
 
 pytestmark = pytest.mark.skipif(

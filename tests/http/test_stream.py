@@ -11,11 +11,12 @@ from contextlib import AsyncExitStack
 import httpx2
 import pytest
 
-from tailrace.http import stream as streams
+from tailrace.http import ending
 from tailrace.model import draft
 from tailrace.model.run import RunState
 from tailrace.read import channel as channels
 from tailrace.settings import Settings
+from tests import read_support
 from tests.read_support import (
     PATIENCE_SECONDS,
     RUNS,
@@ -47,6 +48,12 @@ BAD_POSITIONS = {
     "words": "abc",
     "nul": "5\x00",
 }
+
+
+@pytest.fixture(autouse=True, params=["own-server", "asgi"])
+def end_of_the_read_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test here holds for streams that leave ASGI and for those that stay in it."""
+    monkeypatch.setattr(read_support, "OWN_SERVER", request.param == "own-server")
 
 
 @pytest.fixture
@@ -366,7 +373,7 @@ async def _is_asked_to_come_again(answer: RawAnswer) -> None:
     assert blocks[-1] == b""
     assert not any(block.startswith(b"id:") for block in blocks)
     name, milliseconds = blocks[-2].split(b": ")
-    low, high = streams.TROUBLE_RETRY_MS
+    low, high = ending.TROUBLE_RETRY_MS
     assert name == b"retry"
     assert low <= int(milliseconds) <= high
 

@@ -9,9 +9,10 @@ import pytest
 
 from tailrace.bus.memory import MemoryBus
 from tailrace.read import channel as channels
-from tailrace.read.follow import PAGE_MAX_BYTES, Chunk, follow
-from tailrace.read.frame import PING
+from tailrace.read.follow import follow
+from tailrace.read.frame import PING, Chunk
 from tailrace.read.hub import Hub
+from tailrace.read.pages import PAGE_MAX_BYTES
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all

@@ -9,11 +9,16 @@ uvicorn parses and answers; this adds what it leaves open.  Of a connection one 
     the client      to take an answer that is written        ``write_seconds`` without taking a byte
 
 A client that goes over a bound is told so by a problem document where it can be, and its connection is closed.
+
+An application may take a connection over in the midst of its answer (``DETACH``): an event stream lives for minutes and
+needs neither parser nor task (docs/adr/0020).  It stays among the server's connections, and gives the connection back
+when the answer is complete.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, NoReturn, cast
@@ -22,6 +27,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from tailrace.http.detached import DETACH, Detached
 from tailrace.http.problems import problem
 from tailrace.telemetry import RequestRefused, Telemetry
 
@@ -137,7 +143,7 @@ class BoundedHttp(HttpToolsProtocol):
         """Begin a head; the application gets the means to cut the connection."""
         super().on_message_begin()
         self._head_bytes = 0
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}, DETACH: {"detach": self._detach}}
 
     def on_url(self, url: bytes) -> None:
         """Take a piece of the request's target."""
@@ -172,6 +178,52 @@ class BoundedHttp(HttpToolsProtocol):
         """The answer is written; something is due from the client again."""
         super().on_response_complete()
         self._watch_client()
+
+    # -- taken over ----------------------------------------------------------------------------------------------
+
+    def _detach(self) -> Detached | None:
+        """Hand the connection over to the application that answers, None when HTTP has still to be done on it."""
+        cycle = self._answering()
+        if (
+            cycle is None
+            or cycle.disconnected
+            or not cycle.chunked_encoding
+            or self.pipeline
+            or self._reading != "head"
+            or self._partial_bytes
+            or self.transport.is_closing()
+        ):
+            return None
+        for timer in (self._due_timer, self._unsent_timer, self.timeout_keep_alive_task):
+            if timer is not None:
+                timer.cancel()
+        # A large body may have stopped it; a client that leaves is noticed by reading alone.
+        self.flow.resume_reading()
+        # uvicorn then takes it as a client that has gone: it sends nothing more and misses no end of the answer.
+        cycle.disconnected = True
+        self.connections.discard(self)
+        detached = Detached(self.transport, self.connections, cycle.keep_alive, self._resumption())
+        # What refers to each other is freed at once and not when the collector comes.
+        self.parser = self.cycle = self.scope = self.flow = cast("Any", None)
+        return detached
+
+    def _resumption(self) -> Callable[[bytes, bool, bool], None]:
+        limits, config, state, app_state, loop = self._limits, self.config, self.server_state, self.app_state, self.loop
+        transport = self.transport
+
+        def give_back(received: bytes, is_paused: bool, may_go_on: bool) -> None:
+            again = BoundedHttp(limits, config, state, app_state, loop)
+            transport.set_protocol(again)
+            again.connection_made(transport)
+            if is_paused:
+                again.pause_writing()
+            again.on_response_complete()
+            if not may_go_on:
+                transport.close()
+            elif received:
+                again.data_received(received)
+
+        return give_back
 
     # -- bounds --------------------------------------------------------------------------------------------------
 

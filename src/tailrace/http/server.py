@@ -69,6 +69,9 @@ async def serving(
     finally:
         server.should_exit = True
         await task
+        # Streams that did not end in time have no task that uvicorn could cancel.
+        for connection in list(server.server_state.connections):
+            connection.transport.abort()
 
 
 def bound_connections(listening: socket.socket, limits: Limits) -> None:

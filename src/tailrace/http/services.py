@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tailrace.access.credentials import Credentials
 from tailrace.bus.bus import Bus
 from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.http.live import LiveStreams
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
 from tailrace.store.database import Database
@@ -36,7 +37,15 @@ class Services:
     metrics: PrometheusExporter
     agents: Collection[str]
     credentials: Credentials
+    live: LiveStreams
     streams_open: int = 0
+
+    def __post_init__(self) -> None:
+        """Count the streams that end without a task."""
+        self.live.on_end = self._stream_ended
+
+    def _stream_ended(self) -> None:
+        self.streams_open -= 1
 
 
 # Raises NotStarted until the App runs.

@@ -3,6 +3,9 @@
 Written as plain ASGI: frames that wait together go out in one write (measured: 2.2 M events/s in batches, 133 k one
 by one, 57 k through sse-starlette).
 
+Behind our own server a stream leaves ASGI as soon as its head is written (``http.live``); behind another it stays a
+task.  Both read by ``read.follow`` and the run's channel, and send the same bytes.
+
 A browser's ``EventSource`` gives up for ever on any status but 200, so trouble that passes is answered 200 with a
 jittered ``retry:`` and an end; 204 tells it that all has been delivered.
 """
@@ -11,6 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -18,6 +24,8 @@ from starlette.types import Receive, Scope, Send
 from tailrace.access.principal import Principal
 from tailrace.errors import PositionAhead, RunNotFound, Unavailable
 from tailrace.http.connection import ABORT
+from tailrace.http.detached import DETACH, Detached
+from tailrace.http.ending import RETRY_MS, farewell
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
 from tailrace.read.follow import follow
@@ -31,9 +39,6 @@ HEADERS = [
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 ]
-RETRY_MS = 1000
-# After trouble, spread out, so that the clients of a server that went away do not come back in one moment.
-TROUBLE_RETRY_MS = (1000, 5000)
 # Each write is bounded in time, so it must be small for a slow reader to live: with the bounds of http/connection.py
 # one that takes 1 KB/s does.
 WRITE_MAX_BYTES = 16 * 2**10
@@ -68,35 +73,59 @@ class EventStream(Response):
                 return
             # Before the first await, so that the bound also holds for those that come in one moment.
             services.streams_open += 1
+            is_detached = False
             try:
-                await self._attach(services, scope, receive, send)
+                is_detached = await self._attach(services, scope, receive, send)
             finally:
-                services.streams_open -= 1
+                if not is_detached:
+                    services.streams_open -= 1
         except Unavailable:
             if self._started:
                 raise
             await self._come_again(send)
 
-    async def _attach(self, services: Services, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _attach(self, services: Services, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answer, or begin to; return whether the stream goes on without this task."""
         if not is_run_id(self._run_id):
             raise RunNotFound(f"there is no run {self._run_id[:128]!r}")
-        async with services.hub.watch(self._run_id, tenant=self._principal.tenant) as (watched, tail):
+        watched, tail = await services.hub.attach(self._run_id, tenant=self._principal.tenant)
+        is_detached = False
+        try:
             if tail.ended and self._position >= tail.last_seq:
                 await Response(status_code=204)(scope, receive, send)
-                return
+                return False
             if self._position > tail.last_seq:
                 raise PositionAhead(
                     f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
                     "begin from a position that you have been given"
                 )
             services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
-            reason = "trouble"
-            try:
+            is_detached = await self._stream(services, watched, scope, receive, send)
+        finally:
+            if not is_detached:
+                await services.hub.leave(watched)
+        return is_detached
+
+    async def _stream(self, services: Services, watched: Watched, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Stream to the end, or hand the connection over and return True."""
+        reason = "trouble"
+        connection: Detached | None = None
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            self._started = True
+            detach = _extension(scope, DETACH, "detach")
+            connection = detach() if detach is not None else None
+            if connection is None:
                 reason = await self._watch_client(services, watched, receive, send)
                 if reason == "too-slow":
                     await _cut(scope, receive)
-            finally:
+        finally:
+            if connection is None:
                 services.telemetry.tell(StreamClosed(self._run_id, self._position, reason))
+        if connection is None:
+            return False
+        services.live.take(connection, watched, self._principal, self._position)
+        return True
 
     async def _watch_client(self, services: Services, watched: Watched, receive: Receive, send: Send) -> str:
         """Send until the end, or until the client goes away, which only ``receive`` tells."""
@@ -128,37 +157,32 @@ class EventStream(Response):
 
     async def _pass_on(self, services: Services, watched: Watched, send: Send) -> str:
         settings = services.settings
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        self._started = True
         await self._body(send, retry(RETRY_MS))
         loop = asyncio.get_running_loop()
         rotate_at = loop.time() + settings.stream_max_seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads, guards nothing
         following = follow(watched, services.events, self._position, heartbeat_seconds=settings.heartbeat_seconds)
         try:
-            async for chunk in following:
-                if not services.credentials.still_holds(self._principal):
-                    await self._end(send)
-                    return "revoked"
-                await self._body(send, chunk.text)
-                self._position = chunk.last_seq
-                if chunk.terminal:
-                    await self._body(send, b"", more=False)
-                    return "terminal"
-                if loop.time() > rotate_at:
-                    await self._body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
-                    return "rotated"
+            async with aclosing(following):
+                async for chunk in following:
+                    if not services.credentials.still_holds(self._principal):
+                        return await self._end(send, "revoked")
+                    await self._body(send, chunk.text)
+                    self._position = chunk.last_seq
+                    if chunk.terminal:
+                        return await self._end(send, "terminal")
+                    if loop.time() > rotate_at:
+                        return await self._end(send, "rotated")
         except Unavailable:
-            await self._end(send)
-            return "trouble"
-        await self._end(send)
-        return "shutdown"
+            return await self._end(send, "trouble")
+        return await self._end(send, "shutdown")
 
     async def _come_again(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
-        await self._end(send)
+        await self._end(send, "trouble")
 
-    async def _end(self, send: Send) -> None:
-        await self._body(send, retry(random.randint(*TROUBLE_RETRY_MS)), more=False)  # noqa: S311 - spreads, guards nothing
+    async def _end(self, send: Send, reason: str) -> str:
+        await self._body(send, farewell(reason), more=False)
+        return reason
 
     async def _body(self, send: Send, text: bytes, *, more: bool = True) -> None:
         for start in range(0, len(text) or 1, WRITE_MAX_BYTES):
@@ -176,10 +200,16 @@ async def _cut(scope: Scope, receive: Receive) -> None:
 
     A server without our extension closes the connection of a response that was not completed, when it can.
     """
-    abort = (scope.get("extensions") or {}).get(ABORT, {}).get("abort")
+    abort = _extension(scope, ABORT, "abort")
     if abort is not None:
         abort()
         await _disconnect(receive)
+
+
+def _extension(scope: Scope, name: str, key: str) -> Callable[[], Any] | None:
+    """Return what the server offers beyond ASGI, None where it is not ours."""
+    found: Callable[[], Any] | None = (scope.get("extensions") or {}).get(name, {}).get(key)
+    return found
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -48,6 +48,11 @@ class Channel:
             return None
         return self._ring_last, self.head
 
+    @property
+    def newest(self) -> int | None:
+        """The seq up to which the ring has grown, None before anything is known."""
+        return self._ring_last
+
     def learn(self, published_seq: int) -> bool:
         """Take over how far the database says the run is published; return whether that is news."""
         if self._ring_last is None:

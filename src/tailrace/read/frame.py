@@ -7,11 +7,18 @@ There is no ``event`` field, so ``EventSource.onmessage`` sees every type (docs/
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tailrace.model.event import TERMINAL_TYPES, StoredEvent, encode
 
 PING = b": ping\n\n"
+# One write: large enough to cost little per event, small enough that a slow reader holds little.  A larger event is a
+# chunk of its own.
+CHUNK_MAX_FRAMES = 512
+CHUNK_MAX_BYTES = 64 * 2**10
+_TYPE = re.compile(r'id: \d+\ndata: \{"runId":"[^"]*","seq":\d+,"ts":-?\d+,"type":"(\w+)"')
 
 
 class Frame(NamedTuple):
@@ -26,6 +33,37 @@ def frame(event: StoredEvent) -> Frame:
     """Return the frame of an event; it is made once and shared by all who watch the run."""
     text = b"id: %d\ndata: %b\n\n" % (event.seq, encode(event))
     return Frame(event.seq, event.type in TERMINAL_TYPES, text)
+
+
+class Chunk(NamedTuple):
+    """Bytes to write at once; ``last_seq`` and ``terminal`` are those of the last event in them or before them."""
+
+    text: bytes
+    last_seq: int
+    terminal: bool
+
+
+def joined(frames: Sequence[Frame]) -> Chunk:
+    """Return the first of these frames as one chunk: at least one, and no more than fit its bounds."""
+    size = end = 0
+    for each in frames[:CHUNK_MAX_FRAMES]:
+        size += len(each.text)
+        if size > CHUNK_MAX_BYTES and end:
+            break
+        end += 1
+    last = frames[end - 1]
+    return Chunk(b"".join([each.text for each in frames[:end]]), last.seq, last.terminal)
+
+
+def is_terminal(text: str) -> bool:
+    """Whether the event in the text of a frame is the run's last one."""
+    found = _TYPE.match(text)
+    return found is not None and found[1] in TERMINAL_TYPES
+
+
+def http_chunk(text: bytes) -> bytes:
+    """Return ``text`` as a chunk of a chunked HTTP body (RFC 9112, 7.1); not for an empty one, which ends the body."""
+    return b"%x\r\n%b\r\n" % (len(text), text)
 
 
 def retry(milliseconds: int) -> bytes:

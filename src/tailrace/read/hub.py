@@ -11,12 +11,15 @@ the other order, what is published between the two is lost; it is the commonest 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import RunNotFound
 from tailrace.read.channel import Channel
+from tailrace.read.crowd import Crowd
+from tailrace.read.pages import PAGES_AT_ONCE
 from tailrace.store.events import Events, Tail
 
 # Runs in one tail query; runs in one fill and events of each: what a fill holds in memory is bounded by both and the
@@ -27,26 +30,43 @@ FILL_MAX_EVENTS = 100
 
 
 class Watched:
-    """A channel with its watchers; ``changed`` is set and replaced whenever there may be something new."""
+    """A channel with its watchers: those in the crowd, and the tasks that wait for ``changed``.
 
-    def __init__(self, run_id: str) -> None:
+    ``changed`` is set and replaced whenever there may be something new.
+
+    :param gate: see ``read.pages``.
+    :param still_holds: see ``read.crowd``.
+    """
+
+    __slots__ = ("changed", "channel", "crowd", "entry", "gate", "watchers")
+
+    def __init__(self, run_id: str, gate: asyncio.Semaphore, still_holds: Callable[[Hashable], bool]) -> None:
         self.channel = Channel(run_id)
+        self.crowd = Crowd(self.channel, still_holds)
         self.changed = asyncio.Event()
         self.entry = asyncio.Lock()
+        self.gate = gate
         self.watchers = 0
 
     def wake(self) -> None:
-        """Wake every watcher."""
+        """Tell every watcher."""
         self.changed.set()
         self.changed = asyncio.Event()
+        self.crowd.news()
 
 
 class Hub:
-    """Channels of the watched runs, fed by the bus and, where it fails, by the database."""
+    """Channels of the watched runs, fed by the bus and, where it fails, by the database.
 
-    def __init__(self, bus: Bus, events: Events) -> None:
+    :param still_holds: whether the key of a stream's principal still counts.
+    """
+
+    def __init__(self, bus: Bus, events: Events, *, still_holds: Callable[[Any], bool] = lambda _: True) -> None:
         self._bus = bus
         self._events = events
+        self._still_holds = still_holds
+        self._gate = asyncio.Semaphore(PAGES_AT_ONCE)
+        self._leaving: set[asyncio.Task[None]] = set()
         self._watched: dict[str, Watched] = {}
         self._to_fill: set[str] = set()
         self.closing = False
@@ -67,20 +87,48 @@ class Hub:
         :raises RunNotFound: there is no such run, or it is another tenant's.
         :raises Unavailable: the bus or the database is away.
         """
+        watched, tail = await self.attach(run_id, tenant=tenant)
+        try:
+            yield watched, tail
+        finally:
+            await self.leave(watched)
+
+    async def attach(self, run_id: str, *, tenant: str | None = None) -> tuple[Watched, Tail]:
+        """Attach to a run until ``leave`` or ``let_go``; as ``watch``, for those who stay longer than a block."""
         watched = await self._enter(run_id)
         try:
             tail = (await self._events.tails([run_id])).get(run_id)
             if tail is None or tenant not in (None, tail.tenant):
                 raise RunNotFound(f"there is no run {run_id!r}")
             self._learn(watched, tail)
-            yield watched, tail
-        finally:
-            await self._leave(watched)
+        except BaseException:
+            await self.leave(watched)
+            raise
+        return watched, tail
+
+    async def leave(self, watched: Watched) -> None:
+        """Give back what ``attach`` gave; the last one takes the channel with it."""
+        async with watched.entry:
+            watched.watchers -= 1
+            if watched.watchers == 0:
+                run_id = watched.channel.run_id
+                del self._watched[run_id]
+                self._to_fill.discard(run_id)
+                await self._bus.unsubscribe(run_id)
+
+    def let_go(self, watched: Watched) -> None:
+        """Give back what ``attach`` gave, from where nothing can be awaited."""
+        if watched.watchers > 1:
+            watched.watchers -= 1
+            return
+        task = asyncio.get_running_loop().create_task(self.leave(watched))
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
     def close(self) -> None:
         """End every stream, now and from now on."""
         self.closing = True
-        for watched in self._watched.values():
+        for watched in list(self._watched.values()):
             watched.channel.closed = True
             watched.wake()
 
@@ -149,7 +197,9 @@ class Hub:
 
     async def _enter(self, run_id: str) -> Watched:
         while True:
-            watched = self._watched.setdefault(run_id, Watched(run_id))
+            watched = self._watched.get(run_id)
+            if watched is None:
+                watched = self._watched[run_id] = Watched(run_id, self._gate, self._still_holds)
             async with watched.entry:
                 if self._watched.get(run_id) is not watched:
                     continue  # The last watcher left while we waited.
@@ -162,12 +212,3 @@ class Hub:
                 watched.channel.closed = self.closing
                 watched.watchers += 1
                 return watched
-
-    async def _leave(self, watched: Watched) -> None:
-        async with watched.entry:
-            watched.watchers -= 1
-            if watched.watchers == 0:
-                run_id = watched.channel.run_id
-                del self._watched[run_id]
-                self._to_fill.discard(run_id)
-                await self._bus.unsubscribe(run_id)

@@ -108,6 +108,19 @@ class Events:
         rows = await self._database.rows("events_page", run_id, after, upto, limit, max_bytes)
         return [StoredEvent._make(row) for row in rows]
 
+    async def frames(
+        self, run_id: str, *, after: int, upto: int, limit: int, event_max_bytes: int
+    ) -> Sequence[str | None]:
+        """Return the frames of events with ``after < seq <= upto`` in order, at most ``limit``.
+
+        Built by Postgres, which costs this process a tenth of what rows do.  None stands for an event that has to be
+        read as a row: one with more than ``event_max_bytes`` of data.
+        """
+        found: Sequence[str | None] = await self._database.value(
+            "events_frames", run_id, after, upto, limit, event_max_bytes
+        )
+        return found
+
     async def of_many(self, wanted: Mapping[str, tuple[int, int]], limit: int) -> dict[str, list[StoredEvent]]:
         """Return, for each run with ``(after, upto)``, its events in that range in order, at most ``limit`` of each."""
         rows = await self._database.rows(
