@@ -200,7 +200,7 @@ async def test_a_claim_costs_what_it_claims(large: Database) -> None:
 
 async def test_looking_for_orphans_costs_the_dead_and_the_old_queue(large: Database) -> None:
     """Neither what is over nor the healthy leases are read; a record of seven agents tells 600 runs apart."""
-    async with large.transaction() as connection:
+    async with large.connection() as connection, connection.transaction():
         await connection.execute(f"insert into {SCHEMA}.agents (name) select 'a' || n from generate_series(0, 6) as n")
         statement = await connection.prepare(query("orphans_claim", SCHEMA))
         explained = await statement.explain("w", 50, 30.0, 60.0, 600.0, analyze=True)

@@ -209,10 +209,10 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _resumption(self) -> Callable[[bytes, bool, bool], None]:
         limits, config, state, app_state, loop = self._limits, self.config, self.server_state, self.app_state, self.loop
-        transport = self.transport
+        transport, telemetry = self.transport, self._telemetry
 
         def give_back(received: bytes, is_paused: bool, may_go_on: bool) -> None:
-            again = BoundedHttp(limits, config, state, app_state, loop)
+            again = BoundedHttp(limits, telemetry, config, state, app_state, loop)
             transport.set_protocol(again)
             again.connection_made(transport)
             if is_paused:

@@ -116,6 +116,8 @@ def _is_plain(value: Any, room: int) -> bool:  # noqa: PLR0911, PLR0912 - one ca
     else:
         items = (("", value),)
         room += 1
+    if room <= 0:
+        return False
     for key, item in items:
         if type(key) is not str or not key.isascii() or "\x00" in key:
             return False
@@ -134,7 +136,7 @@ def _is_plain(value: Any, room: int) -> bool:  # noqa: PLR0911, PLR0912 - one ca
                 return False
         elif item is not None and kind is not bool:
             return False
-    return room > 0
+    return True
 
 
 def _walk(value: object, pointer: str, room: int, faults: list[Fault]) -> None:  # noqa: PLR0912 - one case a type
