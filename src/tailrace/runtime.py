@@ -136,6 +136,7 @@ class _Parts:
         timeout = settings.tx_timeout_ms / 2000
         self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
         orchestrator = Orchestrator(runs, self._doorbell, telemetry)
+        self._starter = orchestrator.starter
         self.services = Services(
             settings=settings,
             database=database,
@@ -169,6 +170,7 @@ class _Parts:
         async with AsyncExitStack() as stack:
             duties = [
                 Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
+                Duty("starter.flush", self._starter.flush_once, WOKEN_INTERVAL_SECONDS, self._starter.work),
                 Duty("doorbell.flush", self._doorbell.flush, WOKEN_INTERVAL_SECONDS, self._doorbell.waiting),
                 *self._bus_duties,
             ]
@@ -177,6 +179,7 @@ class _Parts:
                     duties += self._duties_of(role)
             tasks = [asyncio.create_task(perform(duty, self._telemetry), name=duty.name) for duty in duties]
             stack.push_async_callback(_cancel_all, tasks)
+            stack.callback(self._starter.close)
             if "outbox" in roles:
                 stack.push_async_callback(self._drain)
             if "worker" in roles:
