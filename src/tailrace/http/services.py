@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tailrace.access.credentials import Credentials
 from tailrace.bus.bus import Bus
 from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.http.siblings import Siblings
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
 from tailrace.store.database import Database
@@ -21,7 +22,10 @@ from tailrace.write.orchestrate import Orchestrator
 
 @dataclass(slots=True)
 class Services:
-    """The parts of one process, as far as HTTP uses them; ``streams_open`` counts the open event streams."""
+    """The parts of one process, as far as HTTP uses them; ``streams_open`` counts the open event streams.
+
+    ``siblings`` are the processes beside it on the same port, None when it is alone.
+    """
 
     settings: Settings
     database: Database
@@ -37,6 +41,7 @@ class Services:
     agents: Collection[str]
     credentials: Credentials
     streams_open: int = 0
+    siblings: Siblings | None = None
 
 
 # Raises NotStarted until the App runs.
