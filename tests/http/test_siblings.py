@@ -9,15 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http.siblings import OF_ALL, Siblings, merged
-from tailrace.telemetry import EventsPersisted, EventsPublished, RunCreated
+from tailrace.telemetry import FirstNode, RunCreated
 
 
 def counted(runs: int, *, backlog: int = 0) -> PrometheusExporter:
     exporter = PrometheusExporter()
     for number in range(runs):
         exporter(RunCreated(f"r{number}", "a"))
-        exporter(EventsPersisted(f"r{number}", [(1, "RunStarted"), (2, "RunFinished")]))
-        exporter(EventsPublished(f"r{number}", [(1, "RunStarted", 2.0)]))
+        exporter(FirstNode(f"r{number}", 0.002))
     exporter.observe_database(backlog=backlog, oldest_unpublished_seconds=None, stalled=0)
     return exporter
 
@@ -41,9 +40,8 @@ def test_every_series_of_every_process_is_there_under_its_number() -> None:
     for process, runs in (("1", 3), ("0", 5)):
         label = ("process", process)
         assert found["tailrace_runs_started_total", (label,)] == runs
-        assert found["tailrace_events_persisted_total", (label,)] == 2 * runs
-        assert found["tailrace_runs_finished_total", (label, ("state", "finished"))] == runs
-        assert found["tailrace_outbox_lag_seconds_bucket", (("le", "+Inf"), label)] == runs
+        assert found["tailrace_runs_finished_total", (label, ("state", "finished"))] == 0
+        assert found["tailrace_time_to_first_node_seconds_bucket", (("le", "+Inf"), label)] == runs
         own = {key for key, _ in samples(texts[process]).items() if key[0] not in OF_ALL}
         assert {(name, tuple(sorted({*labels, label}))) for name, labels in own} <= found.keys()
     for line in {line for line in text.decode().splitlines() if line.startswith("#")}:
