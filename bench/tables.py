@@ -13,6 +13,7 @@ from tailrace.model.event import EventType
 from tailrace.store.database import Database
 from tailrace.store.events import RunAppend
 from tailrace.store.migrate import upgrade
+from tailrace.store.runs import RunRequest, Runs
 
 RUNS = 100
 # About 185 bytes an event, as the peers were measured with.
@@ -29,7 +30,7 @@ async def fresh_runs(url: str) -> AsyncIterator[tuple[Database, list[str]]]:
         await upgrade(database)
         ids = [f"run-{index:04d}" for index in range(RUNS)]
         for run_id in ids:
-            await database.value("run_create", run_id, "bench", None, None, None, 1_790_000_000_000, "default")
+            await Runs(database).create(RunRequest(run_id, "bench", None, 1_790_000_000_000))
         await database.rows("lease_claim", "bench", ["bench"], RUNS, 3600.0)
         yield database, ids
         async with database.connection() as connection:

@@ -35,7 +35,9 @@ def metrics_page() -> str:
         for metric in PrometheusExporter().registry.collect()
     ]
     return (
-        f"{NOTE}# Metrics\n\nServed at `/metrics` by a process of any role. No run id is ever a label.\n\n"
+        f"{NOTE}# Metrics\n\nServed at `/metrics` by a process of any role. No run id is ever a label. With "
+        "`tailrace serve --processes N` each series also bears the `process` that counted it "
+        "([processes](processes.md)).\n\n"
         "| metric | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
 

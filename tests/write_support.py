@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,8 +24,10 @@ from tailrace.store.database import Database
 from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.runs import RunRequest, Runs
-from tailrace.telemetry import Happening
+from tailrace.telemetry import Happening, Telemetry
+from tailrace.worker.duties import Duty, perform
 from tailrace.worker.execution import Agent
+from tailrace.write.orchestrate import Orchestrator
 
 # Far beyond what anything here takes: a wait that ends by this has failed.
 PATIENCE_SECONDS = 30.0
@@ -174,6 +176,19 @@ async def until_ended(services: Services, run_id: str) -> RunRow:
         return run if run.finished_at is not None and run.backlog == 0 else None
 
     return await until(ended)
+
+
+@asynccontextmanager
+async def starting(orchestrator: Orchestrator, telemetry: Telemetry) -> AsyncIterator[Orchestrator]:
+    """Perform, inside the block, the duty without which nothing starts."""
+    starter = orchestrator.starter
+    task = asyncio.create_task(perform(Duty("starter.flush", starter.flush_once, 60.0, starter.work), telemetry))
+    try:
+        yield orchestrator
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def until_waiting_for_a_lock(database: Database, count: int = 1) -> None:

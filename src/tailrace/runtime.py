@@ -137,8 +137,10 @@ class _Parts:
         self._hub = Hub(bus, self._events, still_holds=credentials.still_holds)
         self._live = LiveStreams(settings, self._hub, self._events, credentials, telemetry)
         timeout = settings.tx_timeout_ms / 2000
+        self._publishes = False
         self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
-        orchestrator = Orchestrator(runs, self._doorbell, telemetry)
+        orchestrator = Orchestrator(runs, self._doorbell, telemetry, on_committed=self._committed)
+        self._starter = orchestrator.starter
         self.services = Services(
             settings=settings,
             database=database,
@@ -173,6 +175,7 @@ class _Parts:
         async with AsyncExitStack() as stack:
             duties = [
                 Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
+                Duty("starter.flush", self._starter.flush_once, WOKEN_INTERVAL_SECONDS, self._starter.work),
                 Duty("doorbell.flush", self._doorbell.flush, WOKEN_INTERVAL_SECONDS, self._doorbell.waiting),
                 *self._bus_duties,
             ]
@@ -181,10 +184,11 @@ class _Parts:
                     duties += self._duties_of(role)
             tasks = [asyncio.create_task(perform(duty, self._telemetry), name=duty.name) for duty in duties]
             stack.push_async_callback(_cancel_all, tasks)
+            stack.callback(self._starter.close)
             if "outbox" in roles:
                 stack.push_async_callback(self._drain)
             if "worker" in roles:
-                await self._start_worker(stack, roles)
+                await self._start_worker(stack)
             if "api" in roles:
                 stack.push_async_callback(self._live.close)
                 stack.callback(self._hub.close)
@@ -202,7 +206,7 @@ class _Parts:
                     Duty("hub.poll", self._hub.poll_once, DEAF_POLL_SECONDS),
                 ]
             case "outbox":
-                self._doorbell.keep_local(Ring.EVENTS)
+                self._publishes = True
                 self._doorbell.on(Ring.EVENTS, lambda run_id: self._publisher.hint((run_id,)))
                 self._doorbell.on_restored(self._publisher.sweep.set)
                 poll = settings.outbox_poll_ms / 1000
@@ -215,10 +219,9 @@ class _Parts:
             case _:
                 assert_never(role)
 
-    async def _start_worker(self, stack: AsyncExitStack, roles: Collection[Role]) -> None:
+    async def _start_worker(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        on_committed = self._publisher.committed if "outbox" in roles else self._ring_outbox
-        appender = Appender(self._events, self._telemetry, on_committed=on_committed)
+        appender = Appender(self._events, self._telemetry, on_committed=self._committed)
         worker = Worker(
             self._agents,
             leases=self._leases,
@@ -246,7 +249,11 @@ class _Parts:
         stack.callback(appender.close)
         await stack.enter_async_context(worker.running())
 
-    def _ring_outbox(self, appends: Sequence[RunAppend]) -> None:
+    def _committed(self, appends: Sequence[RunAppend]) -> None:
+        """Hand what was committed to the publisher of this process, or ring for those of others."""
+        if self._publishes:
+            self._publisher.committed(appends)
+            return
         for add in appends:
             self._doorbell.ring(Ring.EVENTS, add.run_id)
 

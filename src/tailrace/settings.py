@@ -138,8 +138,14 @@ class Settings(BaseSettings):
         Field(gt=0, le=3600, description="How long a client may take nothing before it is let go, in seconds."),
     ] = 60
     worker_concurrency: Annotated[
-        int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
-    ] = 100
+        int,
+        Field(
+            ge=1,
+            le=10_000,
+            description="Most runs that one process executes at the same time; more for agents that mostly wait, fewer "
+            "where each holds something scarce.",
+        ),
+    ] = 200
     log_events: Annotated[bool, Field(description="Write a log line for every event persisted and published.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line that is written.")

@@ -13,6 +13,7 @@ import httpx2
 
 import tailrace
 from tailrace.store.database import Database
+from tailrace.store.runs import RunRequest, Runs
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -40,8 +41,8 @@ async def test_the_example_application_serves_its_own_routes_and_ours(
         assert (await client.get(run.run_id)).output == "Hello, you!"
         started = await http.post(f"{address[1]}/tailrace/api/agents/runs", json={"agent": "greet"})
         assert started.headers["location"] == f"/tailrace/api/agents/runs/{started.json()['runId']}"
-        queued = await database.value("run_create", "waits", "nobody", None, None, None, 1, "default")
-        async with http.stream("GET", f"{address[1]}/tailrace/api/agents/runs/{queued}/stream") as stream:
+        queued, _ = await Runs(database).create(RunRequest("waits", "nobody", None, 1))
+        async with http.stream("GET", f"{address[1]}/tailrace/api/agents/runs/{queued.id}/stream") as stream:
             lines = stream.aiter_lines()
             assert (await anext(lines)).startswith("retry: ")
             process.send_signal(signal.SIGTERM)

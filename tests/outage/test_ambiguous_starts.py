@@ -13,7 +13,7 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import RunCreated, Telemetry
 from tailrace.write.orchestrate import Orchestrator
 from tests.outage_support import Line
-from tests.write_support import Told, value, verified_log
+from tests.write_support import Told, starting, value, verified_log
 
 
 @pytest.fixture
@@ -33,10 +33,11 @@ async def orchestrator(database: Database, line: Line, told: Told) -> AsyncItera
     over_the_line = Database(line.url, schema=database.schema, tx_timeout_ms=1000)
     await over_the_line.open()
     telemetry = Telemetry([told])
-    made = Orchestrator(Runs(over_the_line), Doorbell(over_the_line, telemetry), telemetry)
-    for key in (None, "first"):
-        await made.start("a", idempotency_key=key, input_value=None)
-    yield made
+    made = Orchestrator(Runs(over_the_line), Doorbell(over_the_line, telemetry), telemetry, on_committed=lambda _: None)
+    async with starting(made, telemetry):
+        for key in (None, "first"):
+            await made.start("a", idempotency_key=key, input_value=None)
+        yield made
     line.mend()
     await over_the_line.close()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 
+import pytest
+
 from tailrace.model import draft
 from tailrace.model.run import Lease
 from tailrace.store.database import Database
@@ -22,6 +24,7 @@ from tests.write_support import (
     queued,
     started,
     traces,
+    until_waiting_for_a_lock,
     value,
 )
 
@@ -254,3 +257,22 @@ async def test_recording_agents_twice_at_once_keeps_each_once(database: Database
     assert await value(database, "select count(*) from tailrace.agents") == 20
     assert await leases.agent_known("a7")
     assert not await leases.agent_known("a")
+
+
+@pytest.mark.parametrize("statement", ["renew", "release"])
+async def test_leases_are_locked_in_the_order_of_the_append(
+    database: Database, runs: Runs, leases: Leases, statement: str
+) -> None:
+    """By id, whatever the order asked in: while it waits for the first, it holds none of the later ones."""
+    # The table holds them in the other order, and so are they asked for.
+    ids = sorted([await queued(runs, run_id=run_id) for run_id in ("c", "b", "a")])
+    epochs = dict.fromkeys(reversed(ids), (await claim(leases, limit=3))[0].epoch)
+    lock = f'select id from "{database.schema}".runs where id = $1 for no key update nowait'
+    async with database.transaction() as first, database.transaction() as others:
+        await first.execute(lock, ids[0])
+        call = leases.renew(epochs, 30) if statement == "renew" else leases.release(epochs)
+        waiting = asyncio.ensure_future(call)
+        await until_waiting_for_a_lock(database)
+        for run_id in ids[1:]:
+            await others.execute(lock, run_id)
+    await waiting

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -13,7 +14,7 @@ from tailrace.store.doorbell import Doorbell
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.orchestrate import Orchestrator, new_run_id
-from tests.write_support import NOW_MS, execute, fetch, queued, value, verified_log
+from tests.write_support import NOW_MS, execute, fetch, queued, starting, value, verified_log
 
 
 async def test_a_run_its_first_event_and_its_outbox_row_are_one_transaction(database: Database, runs: Runs) -> None:
@@ -69,8 +70,11 @@ async def test_of_twenty_that_create_the_same_id_one_does(database: Database, ru
 
 
 @pytest.fixture
-def orchestrator(database: Database, runs: Runs, telemetry: Telemetry) -> Orchestrator:
-    return Orchestrator(runs, Doorbell(database, telemetry), telemetry)
+async def orchestrator(database: Database, runs: Runs, telemetry: Telemetry) -> AsyncIterator[Orchestrator]:
+    async with starting(
+        Orchestrator(runs, Doorbell(database, telemetry), telemetry, on_committed=lambda _: None), telemetry
+    ) as made:
+        yield made
 
 
 async def test_the_same_key_and_request_give_the_same_run(database: Database, orchestrator: Orchestrator) -> None:

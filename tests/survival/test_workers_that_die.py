@@ -275,6 +275,7 @@ async def test_a_steps_result_and_its_node_finished_are_one_transaction(
         await kept.wait()
 
     kept = asyncio.Event()
+    # Without the outbox, whose mark would make a new version of the event, with a transaction of its own.
     async with running(settings(), agent, ("api", "worker")) as app:
         run_id = await app.start()
 

@@ -175,7 +175,7 @@ async def test_a_cancellation_in_another_process_arrives_by_notification(
         await until(lambda: listening(app.services))
         telemetry = Telemetry([Told()])
         elsewhere = Doorbell(database, telemetry)
-        await Orchestrator(runs, elsewhere, telemetry).cancel(run_id)
+        await Orchestrator(runs, elsewhere, telemetry, on_committed=lambda _: None).cancel(run_id)
         await elsewhere.flush()
         assert (await app.ended(run_id)).state == RunState.CANCELLED
     await verified_log(database, run_id)

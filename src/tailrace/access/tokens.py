@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from joserfc import jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet, OctKey
+if TYPE_CHECKING:
+    from joserfc.jwk import OctKey
 
 _ALGORITHMS = ["HS256"]
 _AUDIENCE = "stream"
@@ -33,6 +33,9 @@ class StreamClaims:
 
 def sign(claims: StreamClaims, key_id: str, secret: str) -> str:
     """Return the token, signed with the signing key of this id."""
+    # Here and below, for an eighth of what the server imports is this, and few servers ever sign a token.
+    from joserfc import jwt  # noqa: PLC0415
+
     content = {"aud": _AUDIENCE, "sub": claims.run_id, "tenant": claims.tenant, "iat": claims.issued_at}
     if claims.key_id is not None:
         content["key"] = claims.key_id
@@ -45,6 +48,10 @@ def verify(token: str, signing: Iterable[tuple[str, str]]) -> StreamClaims | Non
 
     :param signing: id and secret of every signing key that counts.
     """
+    from joserfc import jwt  # noqa: PLC0415
+    from joserfc.errors import JoseError  # noqa: PLC0415
+    from joserfc.jwk import KeySet  # noqa: PLC0415
+
     if len(token) > _TOKEN_MAX or not token.isascii():
         return None
     keys = KeySet([_key(*entry) for entry in signing])
@@ -60,4 +67,6 @@ def verify(token: str, signing: Iterable[tuple[str, str]]) -> StreamClaims | Non
 
 
 def _key(key_id: str, secret: str) -> OctKey:
+    from joserfc.jwk import OctKey  # noqa: PLC0415
+
     return OctKey.import_key({"kty": "oct", "k": secret, "kid": key_id})

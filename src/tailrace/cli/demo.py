@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sysconfig
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from tailrace.cli.output import Json, run
 from tailrace.errors import UsageError
+from tailrace.local.early import starting_early
 from tailrace.settings import load_settings
 
 
@@ -20,10 +22,13 @@ def demo(
     json: Json = False,
 ) -> None:
     """Digest a folder of text files in a run, cut its stream in the middle, resume it, and count what arrived."""
-    # Here, for the other commands do not need it.
-    from tailrace.demo.terminal import run_demo  # noqa: PLC0415
-
     chosen = folder if folder is not None else Path(sysconfig.get_path("stdlib"))
     if not chosen.is_dir():
         raise UsageError(f"there is no folder {str(chosen)!r}; name one with text files in it")
-    raise typer.Exit(run(run_demo(chosen, json_output=json, settings=load_settings())))
+    settings = load_settings()
+    with starting_early(settings.data_dir) if settings.database_url is None else nullcontext():
+        # Here, for it takes as long to import as Postgres takes to start.
+        from tailrace.demo.terminal import run_demo  # noqa: PLC0415
+
+        code = run(run_demo(chosen, json_output=json, settings=settings))
+    raise typer.Exit(code)

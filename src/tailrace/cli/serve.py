@@ -1,4 +1,4 @@
-"""``tailrace serve``: run an App's roles in this process until asked to stop."""
+"""``tailrace serve``: run an App's roles in this process, or in several, until asked to stop."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
@@ -14,11 +15,14 @@ from tailrace.app import App
 from tailrace.cli.loading import load_app
 from tailrace.cli.numbers import whole
 from tailrace.cli.output import run
+from tailrace.cli.processes import PROCESSES_MAX, Inherited, Processes
 from tailrace.errors import TailraceError, UsageError
 from tailrace.exporters.logs import LibraryHandler
 from tailrace.http.connection import Limits
 from tailrace.http.loopback import LoopbackHostOnly
 from tailrace.http.server import allow_connections, serving
+from tailrace.http.services import Services
+from tailrace.http.siblings import Siblings
 from tailrace.runtime import ROLES, Role
 from tailrace.settings import Settings, describe_settings
 from tailrace.telemetry import ProcessReady
@@ -41,6 +45,16 @@ def serve(
         int,
         typer.Option("--port", parser=whole(0, 65535), metavar="PORT", help="Port to listen on; 0 for any free one."),
     ] = 8400,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            parser=whole(1, PROCESSES_MAX),
+            metavar="N",
+            help="Processes that share the port, each with all that one has; one a core is enough.",
+        ),
+    ] = 1,
+    child_of: Annotated[str | None, typer.Option("--child-of", hidden=True)] = None,
 ) -> None:
     """Serve the HTTP API, execute runs and publish their events, or one of these.
 
@@ -51,13 +65,28 @@ def serve(
     if not has_keys:
         _require_loopback(host)
     roles: tuple[Role, ...] = ROLES if role == "all" else (role,)
-    run(_serve(loaded, roles, host, port, has_keys=has_keys))
-
-
-async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int, *, has_keys: bool) -> None:
     logging.basicConfig(handlers=[LibraryHandler()], level=logging.WARNING)
+    inherited = Inherited.of_text(child_of) if child_of is not None else None
+    if processes == 1 or inherited is not None:
+        run(_serve(loaded, roles, host, port, inherited, has_keys=has_keys))
+        return
+    if loaded.settings().bus_url.get_secret_value() == "memory://":
+        raise UsageError("--processes: TAILRACE_BUS_URL=memory:// serves one process alone; use postgres://")
+    options = ["--role", role, "--host", host, "--port", str(port), *(["--app", app] if app is not None else [])]
+    raise typer.Exit(run(_serve_all(options, roles, host, port, processes)))
+
+
+async def _serve_all(options: Sequence[str], roles: tuple[Role, ...], host: str, port: int, count: int) -> int:
+    with _listen(host, port) as listening:
+        text = f"Tailrace serves {', '.join(roles)} at {_address(listening)} in {count} processes"
+        return await Processes(["serve", *options], listening, count).run(lambda: typer.echo(text))
+
+
+async def _serve(
+    app: App, roles: tuple[Role, ...], host: str, port: int, inherited: Inherited | None, *, has_keys: bool
+) -> None:
     stop = asyncio.Event()
-    listening = _listen(host, port)
+    listening = socket.socket(fileno=inherited.listening) if inherited is not None else _listen(host, port)
     with on_stop(lambda _: stop.set(), is_last=True), listening:
         asgi = app.asgi(roles=roles)
         async with app.running(roles):
@@ -68,8 +97,20 @@ async def _serve(app: App, roles: tuple[Role, ...], host: str, port: int, *, has
             async with serving(served, listening, limits, telemetry):
                 address = _address(listening)
                 telemetry.tell(ProcessReady(roles, address))
-                typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
-                await stop.wait()
+                if inherited is None:
+                    typer.echo(f"Tailrace serves {', '.join(roles)} at {address}")
+                    await stop.wait()
+                else:
+                    await _until_stopped(app.services(), inherited, stop)
+
+
+async def _until_stopped(services: Services, inherited: Inherited, stop: asyncio.Event) -> None:
+    """Serve as one of several processes."""
+    services.siblings = Siblings(inherited.folder, inherited.name)
+    async with services.siblings.answering(services.metrics.render):
+        inherited.stop_without_parent()
+        inherited.ready()
+        await stop.wait()
 
 
 def _limits(settings: Settings) -> Limits:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
 from tailrace.access.principal import Scope
-from tailrace.errors import AgentNotFound, Fault, InvalidInput
+from tailrace.errors import Fault, InvalidInput
 from tailrace.http.caller import Caller, caller_with, stream_caller
 from tailrace.http.openapi import describe
 from tailrace.http.probes import probes
 from tailrace.http.problems import answer_with_problems
-from tailrace.http.requests import StartRun, check_idempotency_key, parse_count, read_json, refuse_ambiguity, start_run
-from tailrace.http.services import GetServices, Services
+from tailrace.http.requests import StartRun, parse_count, refuse_ambiguity
+from tailrace.http.services import GetServices
+from tailrace.http.start import PREFIX, DirectRoute, json_answer, start_endpoint
 from tailrace.http.stream import EventStream
 from tailrace.http.views import EventPage, Problem, RunList, RunView, StreamToken, summary_of, token_view, view_of
 from tailrace.model.event import encode
 from tailrace.model.run import RunState, parse_position
 
-PREFIX = "/api/agents/runs"
 RUNS_DEFAULT, RUNS_MAX = 50, 500
 EVENTS_DEFAULT, EVENTS_MAX = 100, 1000
 # A page of large events ends early; its nextFromSeq says where.
@@ -33,6 +32,7 @@ _POSITION = Query(
     description="The last seq already processed; events with a greater one follow.",
     json_schema_extra={"pattern": "^(0|[1-9][0-9]{0,18})$"},
 )
+_IDEMPOTENCY_KEY = {"name": "idempotency-key", "in": "header", "required": False}
 _RunId = Annotated[str, Path(alias="runId", description="The run's id.")]
 _STREAM_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "`id` is the seq, `data` the canonical event."},
@@ -70,7 +70,7 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
     answer_with_problems(api, get_services)
     api.include_router(probes(get_services))
     if with_runs:
-        unambiguous = [Depends(refuse_ambiguity)]
+        unambiguous = [Depends(_refuse_ambiguity)]
         api.include_router(_writing(get_services), dependencies=unambiguous)
         api.include_router(_reading(get_services), dependencies=unambiguous)
     generate = api.openapi
@@ -82,29 +82,19 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
 def _writing(get_services: GetServices) -> APIRouter:
     router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
     writer = caller_with(get_services, Scope.RUNS_WRITE)
-    start_body = {"content": {"application/json": {"schema": StartRun.model_json_schema()}}, "required": True}
 
-    @router.post(
+    start_body = {"content": {"application/json": {"schema": StartRun.model_json_schema()}}, "required": True}
+    router.add_api_route(
         "",
+        start_endpoint(get_services),
+        methods=["POST"],
         summary="Start a run",
         status_code=201,
         response_model=None,
         responses=_answers({200: RunView, 201: RunView}, 404, 409, 413, 422, 503),
-        openapi_extra={"requestBody": start_body},
+        openapi_extra={"parameters": [_IDEMPOTENCY_KEY], "requestBody": start_body},
+        route_class_override=DirectRoute,
     )
-    async def start(
-        request: Request,
-        idempotency_key: Annotated[str | None, Header(max_length=4096)] = None,
-        caller: Caller = writer,
-    ) -> Response:
-        services = caller.services
-        settings = services.settings
-        body = start_run(await read_json(request, settings.max_body_bytes, settings.request_seconds))
-        key = check_idempotency_key(idempotency_key)
-        await _require_agent(services, body.agent)
-        run, is_new = await caller.start(body, key)
-        location = f"{request.scope.get('root_path', '')}{PREFIX}/{run.id}"
-        return _json(view_of(run), status=201 if is_new else 200, headers={"Location": location})
 
     @router.post(
         "/{runId}/cancel",
@@ -114,7 +104,7 @@ def _writing(get_services: GetServices) -> APIRouter:
         responses=_answers({202: RunView}, 404, 409, 503),
     )
     async def cancel(run_id: _RunId, caller: Caller = writer) -> Response:
-        return _json(view_of(await caller.cancel(run_id)), status=202)
+        return json_answer(view_of(await caller.cancel(run_id)), status=202)
 
     return router
 
@@ -137,11 +127,11 @@ def _reading(get_services: GetServices) -> APIRouter:
             limit=parse_count(limit, "/limit", default=RUNS_DEFAULT, maximum=RUNS_MAX),
             cursor=cursor or None,
         )
-        return _json({"runs": [summary_of(run) for run in runs], "nextCursor": next_cursor})
+        return json_answer({"runs": [summary_of(run) for run in runs], "nextCursor": next_cursor})
 
     @router.get("/{runId}", summary="Show a run", responses=_answers({200: RunView}, 404, 503))
     async def show(run_id: _RunId, caller: Caller = reader) -> Response:
-        return _json(view_of(await caller.run(run_id)))
+        return json_answer(view_of(await caller.run(run_id)))
 
     @router.get(
         "/{runId}/events",
@@ -171,7 +161,7 @@ def _reading(get_services: GetServices) -> APIRouter:
     )
     async def stream_token(run_id: _RunId, caller: Caller = reader) -> Response:
         document = token_view(*await caller.stream_token(run_id))
-        return _json(document, headers={"Cache-Control": "no-store"})
+        return json_answer(document, headers={"Cache-Control": "no-store"})
 
     _stream(router, get_services)
     return router
@@ -197,11 +187,8 @@ def _stream(router: APIRouter, get_services: GetServices) -> None:
         return caller.stream(run_id, position)
 
 
-async def _require_agent(services: Services, agent: str) -> None:
-    if agent not in services.agents and not await services.leases.agent_known(agent):
-        known = sorted({*services.agents, *await services.leases.known_agents()})
-        hint = f"known are {', '.join(known)}" if known else "none is known; start a worker that has it"
-        raise AgentNotFound(f"there is no agent {agent!r}; {hint}")
+async def _refuse_ambiguity(request: Request) -> None:
+    refuse_ambiguity(request)
 
 
 def _state(text: str | None) -> RunState | None:
@@ -225,7 +212,3 @@ def _agent(text: str | None) -> str | None:
 def _answers(models: dict[int, type[BaseModel]], *refusals: int) -> dict[int | str, dict[str, Any]]:
     answers: dict[int | str, dict[str, Any]] = {status: {"model": model} for status, model in models.items()}
     return answers | {status: _REFUSALS[status] for status in sorted({400, 401, 403, *refusals})}
-
-
-def _json(document: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(document), status_code=status, media_type="application/json", headers=headers)

@@ -79,10 +79,15 @@ def caller_with(get_services: GetServices, scope: Scope) -> Any:
     """
 
     async def caller(request: Request) -> Caller:
-        principal = get_services().credentials.of_key(_bearer(request))
-        return _checked(Caller(principal, get_services), scope)
+        return caller_of(request, get_services, scope)
 
     return Depends(caller)
+
+
+def caller_of(request: Request, get_services: GetServices, scope: Scope) -> Caller:
+    """Return the caller of a request; errors are those of ``caller_with``'s dependency."""
+    principal = get_services().credentials.of_key(_bearer(request))
+    return _checked(Caller(principal, get_services), scope)
 
 
 def stream_caller(get_services: GetServices) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -53,13 +53,15 @@ class Gate:
             return
         headers = Headers(scope=scope)
         origins, is_open = self._policy()
-        answer_headers = {**SECURITY_HEADERS, **_cors_headers(headers.get("origin"), origins)}
+        answer_headers = _SECURITY_PAIRS
+        if origins:
+            answer_headers = [*_SECURITY_PAIRS, *_pairs(_cors_headers(headers.get("origin"), origins))]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                found = MutableHeaders(scope=message)
-                for name, value in answer_headers.items():
-                    found.setdefault(name, value)
+                own = list(message["headers"])
+                names = {name for name, _ in own}
+                message["headers"] = own + [pair for pair in answer_headers if pair[0] not in names]
             await send(message)
 
         answer: ASGIApp = self._app
@@ -128,11 +130,17 @@ def _not_named(headers: Headers) -> str:
 
 
 def _cors_headers(origin: str | None, origins: tuple[str, ...]) -> dict[str, str]:
-    if not origins:
-        return {}
     # Answers differ by origin, so caches must not give one origin's to another.
     found = {"Vary": "Origin"}
     if _is_allowed(origin, origins):
         found["Access-Control-Allow-Origin"] = "*" if "*" in origins else str(origin)
         found["Access-Control-Expose-Headers"] = EXPOSED
     return found
+
+
+def _pairs(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return headers as ASGI wants them."""
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+
+
+_SECURITY_PAIRS = _pairs(SECURITY_HEADERS)

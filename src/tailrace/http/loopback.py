@@ -6,6 +6,7 @@ browser then lets it talk to us as to itself; but it still sends its own name as
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from http import HTTPStatus
 
@@ -42,6 +43,7 @@ def _hosts(scope: Scope) -> list[str]:
     return [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"] or [""]
 
 
+@functools.lru_cache(maxsize=64)  # One client sends the same with each request.
 def _is_loopback(host: str) -> bool:
     name = host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rpartition(":")[0] or host
     if name.lower() in ("localhost", "localhost."):

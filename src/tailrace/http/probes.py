@@ -54,7 +54,11 @@ def probes(get_services: GetServices) -> APIRouter:
         },
     )
     async def metrics(caller: Caller = operator) -> Response:
-        return Response(await _metrics(caller.services), media_type=CONTENT_TYPE)
+        services = caller.services
+        text = await _metrics(services)
+        if services.siblings is not None:
+            text = await services.siblings.metrics(text)
+        return Response(text, media_type=CONTENT_TYPE)
 
     return router
 

@@ -97,9 +97,8 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
     """Let every error of ``api``, foreseen or not, be answered with a problem document."""
 
     @api.exception_handler(e.TailraceError)
-    async def ours(_request: Request, error: e.TailraceError) -> Response:
-        tell_refused(error, get_services)
-        return problem_of(error)
+    async def ours(request: Request, error: e.TailraceError) -> Response:
+        return answer_to(error, request, get_services)
 
     @api.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
@@ -114,16 +113,25 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
         return problem(error.status_code, detail, headers=error.headers)
 
     @api.exception_handler(ClientDisconnect)
-    async def left(_request: Request, _error: ClientDisconnect) -> Response:
-        # In the midst of its body; there is nobody to read this, and nothing for the log.
-        return problem(HTTPStatus.BAD_REQUEST, "the body did not come to its end")
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        return answer_to(error, request, get_services)
 
     @api.exception_handler(Exception)
     async def unforeseen(request: Request, error: Exception) -> Response:
-        get_services().telemetry.tell(RequestFailed(request.method, request.url.path, error))
-        return problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR, "an unforeseen error; the server's log has it as request.failed"
-        )
+        return answer_to(error, request, get_services)
+
+
+def answer_to(error: Exception, request: Request, get_services: GetServices) -> Response:
+    """Return the problem document for what an endpoint has raised; what nobody foresaw is told as well."""
+    match error:
+        case e.TailraceError():
+            tell_refused(error, get_services)
+            return problem_of(error)
+        case ClientDisconnect():
+            # In the midst of its body; there is nobody to read this, and nothing for the log.
+            return problem(HTTPStatus.BAD_REQUEST, "the body did not come to its end")
+    get_services().telemetry.tell(RequestFailed(request.method, request.url.path, error))
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "an unforeseen error; the server's log has it as request.failed")
 
 
 def describe_problems(document: dict[str, Any]) -> dict[str, Any]:

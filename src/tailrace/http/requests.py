@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from tailrace.errors import BodyTooLarge, BodyTooSlow, Fault, InvalidInput, UnsupportedBody
 from tailrace.model import strictjson
@@ -27,7 +28,9 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 # Headers of which one is meant.  Host and Content-Length are the server's to refuse, Authorization and the query value
 # `token` those of http.caller.
-_SINGLE_HEADERS = ("Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+_SINGLE_HEADERS = {
+    name.lower().encode(): name for name in ("Content-Encoding", "Content-Type", "Idempotency-Key", "Last-Event-ID")
+}
 
 
 class StartRun(BaseModel):
@@ -43,12 +46,13 @@ class StartRun(BaseModel):
     ] = None
 
 
-async def refuse_ambiguity(request: Request) -> None:
+def refuse_ambiguity(request: Request) -> None:
     """Raise ``InvalidInput`` where two values were sent and one is meant: whoever is in front may choose the other."""
+    sent = [name for name, _ in request.scope["headers"] if name in _SINGLE_HEADERS]
+    if len(sent) == len(set(sent)) and not request.scope["query_string"]:
+        return  # As nearly all are.
     faults = [
-        Fault(f"/{name}", "was sent more than once")
-        for name in _SINGLE_HEADERS
-        if len(request.headers.getlist(name)) > 1
+        Fault(f"/{title}", "was sent more than once") for name, title in _SINGLE_HEADERS.items() if sent.count(name) > 1
     ]
     counted = Counter(name for name, _ in request.query_params.multi_items() if name != "token")
     faults += [Fault(f"/{_escaped(name)}", "was sent more than once") for name, count in counted.items() if count > 1]
@@ -65,36 +69,47 @@ async def read_json(request: Request, max_bytes: int, seconds: float) -> Any:
     :raises UnsupportedBody: it is declared as something else than plain JSON.
     :raises InvalidInput: it is not strict JSON.
     """
-    _require_plain_json(request)
-    declared = request.headers.get("content-length", "")
-    if declared.isascii() and declared.isdigit() and int(declared) > max_bytes:
+    headers = dict(request.scope["headers"])
+    _require_plain_json(headers)
+    declared = headers.get(b"content-length", b"")
+    if declared.isdigit() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
+    # The body is one object around the input, which may be as deep as any document.
+    return strictjson.parse(await _body(request, max_bytes, seconds), depth_max=strictjson.DEPTH_MAX + 1)
+
+
+async def _body(request: Request, max_bytes: int, seconds: float) -> bytes:
     body = bytearray()
     until = asyncio.get_running_loop().time() + seconds
     try:
         async with asyncio.timeout_at(until) as bound:
-            async for piece in request.stream():
-                body += piece
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
                 if len(body) > max_bytes:
                     raise _too_large(max_bytes)
+                if not message.get("more_body", False):
+                    return bytes(body)
                 bound.reschedule(until + len(body) / BODY_BYTES_PER_SECOND)
     except TimeoutError:
         raise BodyTooSlow(f"the body did not come in time: after {seconds:g} s there were {len(body)} bytes") from None
-    # The body is one object around the input, which may be as deep as any document.
-    return strictjson.parse(bytes(body), depth_max=strictjson.DEPTH_MAX + 1)
 
 
-def _require_plain_json(request: Request) -> None:
+def _require_plain_json(headers: Mapping[bytes, bytes]) -> None:
     """Refuse bodies that say they are something else.
 
     A form's type is let through, for `curl -d` and urllib give it to any body; what other sites' forms send is refused
     by its origin (``http.gate``).
     """
-    coding = request.headers.get("content-encoding", "identity")
+    coding = headers.get(b"content-encoding", b"identity").decode("latin-1")
     if coding.strip().lower() not in ("", "identity"):
         raise UnsupportedBody(f"the body is encoded as {coding[:100]!r}; send it as it is, without Content-Encoding")
-    kind = request.headers.get("content-type")
-    if kind is not None and not _JSON_TYPE.match(kind.strip()) and kind.strip().lower() != _FORM_TYPE:
+    if (sent := headers.get(b"content-type")) is None:
+        return
+    kind = sent.decode("latin-1")
+    if not _JSON_TYPE.match(kind.strip()) and kind.strip().lower() != _FORM_TYPE:
         raise UnsupportedBody(f"the body is declared as {kind[:100]!r}; send Content-Type: application/json")
 
 

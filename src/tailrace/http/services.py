@@ -9,6 +9,7 @@ from tailrace.access.credentials import Credentials
 from tailrace.bus.bus import Bus
 from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http.live import LiveStreams
+from tailrace.http.siblings import Siblings
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
 from tailrace.store.database import Database
@@ -22,7 +23,10 @@ from tailrace.write.orchestrate import Orchestrator
 
 @dataclass(slots=True)
 class Services:
-    """The parts of one process, as far as HTTP uses them; ``streams_open`` counts the open event streams."""
+    """The parts of one process, as far as HTTP uses them; ``streams_open`` counts the open event streams.
+
+    ``siblings`` are the processes beside it on the same port, None when it is alone.
+    """
 
     settings: Settings
     database: Database
@@ -39,6 +43,7 @@ class Services:
     credentials: Credentials
     live: LiveStreams
     streams_open: int = 0
+    siblings: Siblings | None = None
 
     def __post_init__(self) -> None:
         """Count the streams that end without a task."""

@@ -67,7 +67,6 @@ class Doorbell:
         self._restored: list[Callable[[], None]] = []
         self._pending: dict[tuple[Ring, str], int | None] = {}
         self._flushing = asyncio.Lock()
-        self._kept_local: set[Ring] = set()
         self.waiting = asyncio.Event()
         self._nonce = ""
         self._nonce_or_end = asyncio.Event()
@@ -96,16 +95,11 @@ class Doorbell:
         """Call ``listener`` whenever rings may have been lost."""
         self._restored.append(listener)
 
-    def keep_local(self, ring: Ring) -> None:
-        """Ring this one here alone: this process does what it asks for, and others would only find it done."""
-        self._kept_local.add(ring)
-
     def ring(self, ring: Ring, argument: str = "") -> None:
         """Ring here at once, and elsewhere with the next flush."""
         for listener in self._listeners[ring]:
             listener(argument)
-        if ring not in self._kept_local:
-            self._queue(ring, argument, None)
+        self._queue(ring, argument, None)
 
     def announce(self, run_id: str, last_seq: int) -> None:
         """Queue, for other processes alone, that a run was published up to ``last_seq``; the highest wins."""

@@ -14,6 +14,8 @@ from tailrace.store.database import Database
 
 # Nearly a century: who sets more means never, and Postgres has no date for "now" minus a few millennia.
 UNSEEN_MAX_SECONDS = 3e9
+# Names of agents that are remembered; each start for an agent of another process would else ask for it.
+KNOWN_MAX = 1000
 
 
 class Leases:
@@ -21,6 +23,7 @@ class Leases:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known: set[str] = set()
 
     async def claim(self, *, worker: str, agents: Sequence[str], limit: int, lease_seconds: float) -> list[Lease]:
         """Claim up to ``limit`` runs, expired leases first, and bump the epoch of each."""
@@ -76,8 +79,12 @@ class Leases:
         return [row["name"] for row in await self._database.rows("agents_known")]
 
     async def agent_known(self, agent: str) -> bool:
-        """Whether some worker has served this agent."""
+        """Whether some worker has served this agent; once it has, it has, and Postgres is not asked again."""
+        if agent in self._known:
+            return True
         known: bool = await self._database.value("agent_known", agent)
+        if known and len(self._known) < KNOWN_MAX:
+            self._known.add(agent)
         return known
 
 

@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from tailrace.errors import (
-    DatabaseUnavailable,
     Fault,
     IdempotencyConflict,
     InvalidInput,
@@ -52,27 +51,40 @@ class Runs:
         """Create a run with its RunStarted and its outbox row in one transaction.
 
         Return the run and whether it is new: with an idempotency key that was used before for the same request it is
-        the run of that time.
+        the run of that time.  Errors are those of ``earlier``.
+        """
+        created = await self.create_many([request])
+        if request.run_id in created:
+            return created[request.run_id], True
+        return await self.earlier(request), False
+
+    async def create_many(self, requests: Sequence[RunRequest]) -> dict[str, RunRow]:
+        """Create runs in one statement and one commit, and return by id those that were created.
+
+        Of the others the id is taken, or the idempotency key: ``earlier`` says which.  No two requests may have the
+        same id, or the same key of one tenant.
+        """
+        rows = await self._database.rows(
+            "run_create",
+            [request.run_id for request in requests],
+            [request.agent for request in requests],
+            [request.input for request in requests],
+            [request.idempotency_key for request in requests],
+            [request.request_hash for request in requests],
+            [request.ts for request in requests],
+            [request.tenant for request in requests],
+        )
+        times = {run_id: (created_at, updated_at) for run_id, created_at, updated_at in rows}
+        return {
+            request.run_id: _created(request, *times[request.run_id]) for request in requests if request.run_id in times
+        }
+
+    async def earlier(self, request: RunRequest) -> RunRow:
+        """Return the run that the request's idempotency key has started before.
 
         :raises IdempotencyConflict: the key was used before with another request.
-        :raises RunExists: the run id is taken.
+        :raises RunExists: the key was not used: it is the run id that is taken.
         """
-        created = await self._database.value(
-            "run_create",
-            request.run_id,
-            request.agent,
-            request.input,
-            request.idempotency_key,
-            request.request_hash,
-            request.ts,
-            request.tenant,
-        )
-        if created is not None:
-            try:
-                return await self.get(request.run_id, tenant=request.tenant), True
-            except DatabaseUnavailable as error:
-                error.sent = True  # The run is there, whatever became of this second question.
-                raise
         if request.idempotency_key is not None:
             earlier = await self._database.row("run_of_key", request.idempotency_key, request.tenant)
             if earlier is not None:
@@ -81,7 +93,7 @@ class Runs:
                         "this Idempotency-Key was used before with another body; use a new key for a new run",
                         [Fault("", "differs from the body this Idempotency-Key was first used with")],
                     )
-                return await self.get(earlier["id"], tenant=request.tenant), False
+                return await self.get(earlier["id"], tenant=request.tenant)
         raise RunExists(f"a run with the id {request.run_id!r} exists; choose another, or leave the id out")
 
     async def get(self, run_id: str, *, tenant: str | None = None) -> RunRow:
@@ -131,6 +143,26 @@ class Runs:
         """Return how many started runs have had no new event for ``stall_seconds``."""
         count: int = await self._database.value("runs_stalled", stall_seconds)
         return count
+
+
+def _created(request: RunRequest, created_at: datetime, updated_at: datetime) -> RunRow:
+    """Return a new run as its transaction left it, which need not be asked for."""
+    return RunRow(
+        id=request.run_id,
+        agent=request.agent,
+        state=RunState.QUEUED,
+        input=request.input,
+        output=None,
+        last_seq=1,
+        next_seq=1,
+        created_at=created_at,
+        updated_at=updated_at,
+        started_at=None,
+        finished_at=None,
+        cancel_requested_at=None,
+        error_class=None,
+        error_message=None,
+    )
 
 
 def _run(row: asyncpg.Record) -> RunRow:

@@ -54,7 +54,7 @@ class Execution:
         self._appender = appender
         self._max_event_bytes = max_event_bytes
         self._stop_reason: StopReason | None = None
-        self._stopping = asyncio.Event()
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def stop(self, reason: StopReason) -> None:
         """Cancel the agent; the first reason counts, but a lost lease overrides any."""
@@ -62,7 +62,8 @@ class Execution:
             self._stop_reason = reason
         if self._stop_reason == "cancelled":
             self._run.cancelled = True
-        self._stopping.set()
+        if not self._stopping.done():
+            self._stopping.set_result(None)
 
     async def execute(self) -> str:
         """Run the agent to its end; return a terminal state, ``lease-lost`` or ``released``."""
@@ -95,7 +96,7 @@ class Execution:
                 )
             if self.lease.resumed:
                 await self._run.trace("run.resumed")
-            if self._stopping.is_set():
+            if self._stopping.done():
                 raise asyncio.CancelledError  # asked to end before the agent was called
             value = await self._supervised(self._agent)
             if self._run.cancelled:
@@ -118,9 +119,8 @@ class Execution:
     async def _supervised(self, agent: Agent) -> Any:
         """Return what the agent returns; cancel it when asked to stop, again and again if it does not listen."""
         task = asyncio.ensure_future(call_contained(self._call(agent)))
-        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
             deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
             while not task.done() and asyncio.get_running_loop().time() < deadline:
                 task.cancel()
@@ -131,7 +131,6 @@ class Execution:
                 raise AgentCancelledItself("the agent ended because something it awaited was cancelled from within")
             return task.result()
         finally:
-            stopping.cancel()
             if not task.done():
                 task.cancel()
 

@@ -7,7 +7,8 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -81,18 +82,14 @@ class Run:
         """Append a DebugTrace that names a function."""
         await self._appender.append(self._log, [draft.debug_trace(fn, now_ms())])
 
-    @asynccontextmanager
-    async def node(self, name: str, *, timeout: float | None = None) -> AsyncIterator[None]:  # noqa: ASYNC109 - the contract's name
+    def node(self, name: str, *, timeout: float | None = None) -> AbstractAsyncContextManager[None]:
         """Append NodeStarted, run the block, append NodeFinished.
 
         A block that raises leaves the node without its NodeFinished: the node did not finish.
 
         :param timeout: most seconds the block may take; past it ``NodeTimeout`` is raised.
         """
-        await self._start_node(name)
-        async with self._bounded(name, timeout):
-            yield
-        await self._appender.append(self._log, [draft.node_finished(name, now_ms())])
+        return _Node(self, name, timeout)
 
     async def step(self, name: str, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the contract's name
         """Run ``fn(*args)`` as a node whose result is kept, and return the result.
@@ -114,7 +111,7 @@ class Run:
         if (kept := self._kept_steps.get(key)) is not None:
             return orjson.loads(kept)
         await self._start_node(name)
-        async with self._bounded(name, timeout):
+        async with _bounded(name, timeout):
             result = await self._call(fn, *args)
         text = result_json(result, f"the result of step {name!r}")
         await self._appender.append(self._log, [draft.node_finished(name, now_ms())], step=(key, text))
@@ -126,6 +123,9 @@ class Run:
             self._first_node_told = True
             self._telemetry.tell(FirstNode(self.id, max(0.0, time.time() - self._lease.created_at_seconds)))
 
+    async def _finish_node(self, name: str) -> None:
+        await self._appender.append(self._log, [draft.node_finished(name, now_ms())])
+
     async def _call(self, fn: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(fn):
             return await fn(*args)
@@ -133,15 +133,43 @@ class Run:
         # A partial, a lambda or an object with __call__ may hand back a coroutine after all.
         return await result if inspect.isawaitable(result) else result
 
-    @asynccontextmanager
-    async def _bounded(self, name: str, seconds: float | None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(seconds) as bound:
-                yield
-        except TimeoutError as error:
-            if not bound.expired():
-                raise
-            raise NodeTimeout(f"the node {name!r} took longer than {seconds} s") from error
+
+class _Node:
+    """What ``Run.node`` gives; a class, for a generator takes thrice as long, and there are two of them an event."""
+
+    __slots__ = ("_bound", "_name", "_run", "_timeout")
+
+    def __init__(self, run: Run, name: str, timeout: float | None) -> None:
+        self._run = run
+        self._name = name
+        self._timeout = timeout
+        self._bound: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> None:
+        await self._run._start_node(self._name)
+        if self._timeout is not None:
+            self._bound = _bounded(self._name, self._timeout)
+            await self._bound.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if self._bound is not None:
+            await self._bound.__aexit__(kind, error, trace)
+        if error is None:
+            await self._run._finish_node(self._name)
+        return None
+
+
+@asynccontextmanager
+async def _bounded(name: str, seconds: float | None) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds) as bound:
+            yield
+    except TimeoutError as error:
+        if not bound.expired():
+            raise
+        raise NodeTimeout(f"the node {name!r} took longer than {seconds} s") from error
 
 
 def result_json(value: object, what: str) -> str:

@@ -71,6 +71,9 @@ class Worker:
         self._accepting = asyncio.Event()
         self._renewed_at: dict[str, float] = {}
         self._orphans = asyncio.Event()
+        # Whether there was no room for a run that may have been there: then the end of one is a reason to claim.
+        self._full = False
+        self._ended = asyncio.Event()
         self.jobs = asyncio.Event()
         self.cancels = asyncio.Event()
 
@@ -110,7 +113,9 @@ class Worker:
     async def claim_once(self) -> bool:
         """Claim runs and begin to execute them; return whether there may be more at once."""
         await self._cut_off.tell_once()
-        limit = min(CLAIM_MAX_RUNS, self._concurrency - len(self._executions))
+        room = self._concurrency - len(self._executions)
+        limit = min(CLAIM_MAX_RUNS, room)
+        self._full = room <= 0
         if limit <= 0 or not self._agents or not self._accepting.is_set():
             return False
         before = asyncio.get_running_loop().time()
@@ -221,7 +226,9 @@ class Worker:
             if self._executions.get(lease.run_id) is execution:
                 del self._executions[lease.run_id]
                 self._renewed_at.pop(lease.run_id, None)
-            self.jobs.set()
+            self._ended.set()
+            if self._full:
+                self.jobs.set()
 
     async def _kept_steps(self, run_id: str) -> dict[str, str]:
         """Return the kept results, as soon as Postgres gives them: the lease is renewed meanwhile.
@@ -241,10 +248,10 @@ class Worker:
             execution.stop("released")
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
         while self._executions and asyncio.get_running_loop().time() < deadline:
-            self.jobs.clear()
+            self._ended.clear()
             try:
                 async with asyncio.timeout(0.5):
-                    await self.jobs.wait()
+                    await self._ended.wait()
             except TimeoutError:
                 continue
         # What is left waits for Postgres; a process that was asked to stop does not.

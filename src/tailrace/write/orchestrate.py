@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Callable, Sequence
 
 from tailrace.errors import DatabaseUnavailable, OutcomeUnknown, RunExists
 from tailrace.model import draft, strictjson
@@ -13,6 +14,7 @@ from tailrace.store.doorbell import Doorbell, Ring
 from tailrace.store.events import RunAppend
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import EventsPersisted, RunCreated, Telemetry
+from tailrace.write.starter import Starter
 
 
 def now_ms() -> int:
@@ -26,10 +28,19 @@ def new_run_id() -> str:
 
 
 class Orchestrator:
-    """Starts and cancels runs."""
+    """Starts and cancels runs.  Nothing starts unless a duty performs ``starter.flush_once``."""
 
-    def __init__(self, runs: Runs, doorbell: Doorbell, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        runs: Runs,
+        doorbell: Doorbell,
+        telemetry: Telemetry,
+        *,
+        on_committed: Callable[[Sequence[RunAppend]], None],
+    ) -> None:
         self._runs = runs
+        self._on_committed = on_committed
+        self.starter = Starter(runs)
         self._doorbell = doorbell
         self._telemetry = telemetry
 
@@ -42,9 +53,15 @@ class Orchestrator:
         idempotency_key: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> tuple[RunRow, bool]:
-        """Create a queued run and return it and whether it is new; errors are those of ``Runs.create``.
+        """Create a queued run and return it and whether it is new.
+
+        With an idempotency key that was used before for the same request it is the run of that time.
 
         :param input_value: any JSON value, None for none.
+        :raises IdempotencyConflict: the key was used before with another request.
+        :raises RunExists: the run id is taken.
+        :raises OutcomeUnknown: Postgres went away before it answered, and whether the run was started is not known.
+        :raises DatabaseUnavailable: Postgres is away, and nothing was started.
         """
         text = strictjson.dump(input_value) if input_value is not None else None
         request_hash = None
@@ -54,8 +71,7 @@ class Orchestrator:
         run, is_new = await self._create(request, can_ask_again=run_id is None or idempotency_key is not None)
         if is_new:
             self._telemetry.tell(RunCreated(run.id, run.agent))
-            self._telemetry.tell(EventsPersisted([RunAppend(run.id, 0, 1, [draft.run_started(request.ts)])]))
-            self._doorbell.ring(Ring.EVENTS, run.id)
+            self._committed(RunAppend(run.id, 0, 1, [draft.run_started(request.ts)]))
             self._doorbell.ring(Ring.JOBS)
         return run, is_new
 
@@ -67,7 +83,7 @@ class Orchestrator:
         has to look.
         """
         try:
-            return await self._runs.create(request)
+            return await self._create_once(request)
         except DatabaseUnavailable as error:
             if not error.sent:
                 raise
@@ -82,9 +98,13 @@ class Orchestrator:
             "Idempotency-Key it had, or, if it had none, look whether there is such a run"
         ) from lost
 
+    async def _create_once(self, request: RunRequest) -> tuple[RunRow, bool]:
+        run = await self.starter.create(request)
+        return (run, True) if run is not None else (await self._runs.earlier(request), False)
+
     async def _create_or_find(self, request: RunRequest) -> tuple[RunRow, bool]:
         try:
-            run, is_new = await self._runs.create(request)
+            run, is_new = await self._create_once(request)
         except RunExists:
             if request.idempotency_key is not None:
                 raise  # With the key the first try's run would have been found; this one is somebody else's.
@@ -98,5 +118,8 @@ class Orchestrator:
         if seq is None:
             self._doorbell.ring(Ring.CANCEL, run_id)
         else:
-            self._telemetry.tell(EventsPersisted([RunAppend(run_id, 0, seq, [draft.run_cancelled(ts)])]))
-            self._doorbell.ring(Ring.EVENTS, run_id)
+            self._committed(RunAppend(run_id, 0, seq, [draft.run_cancelled(ts)]))
+
+    def _committed(self, append: RunAppend) -> None:
+        self._telemetry.tell(EventsPersisted([append]))
+        self._on_committed([append])

@@ -1,7 +1,16 @@
 -- Give back the leases (run $1[i], epoch $2[i]) of a worker that stops: anyone may take them at once, and it does not
 -- count as a take-over.
+-- Lock order: rows of runs by id, as in append.
+with held as materialized (
+    select runs.id
+    from tailrace.runs as runs
+    join unnest($1::text[], $2::integer[]) as held (run_id, epoch) on held.run_id = runs.id
+    where runs.epoch = held.epoch and runs.state = 'started'
+    order by runs.id
+    for no key update of runs -- waits for an append's commit, and an append for this
+)
 update tailrace.runs as runs
 set lease_until = clock_timestamp() - interval '1 millisecond', lease_owner = null
-from unnest($1::text[], $2::integer[]) as held (run_id, epoch)
-where runs.id = held.run_id and runs.epoch = held.epoch and runs.state = 'started'
+from held
+where runs.id = held.id
 returning runs.id
