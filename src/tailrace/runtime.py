@@ -55,17 +55,26 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
     :raises LocalPostgresError: the embedded server cannot be had.
     :raises DatabaseUnavailable: the named one cannot be reached.
     """
-    async with AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            url = await stack.enter_async_context(_embedded(settings.data_dir))
+    async with open_server(settings) as url, AsyncExitStack() as stack:
         database = Database(url, schema=settings.db_schema, tx_timeout_ms=settings.tx_timeout_ms)
         await database.open()
         stack.push_async_callback(database.close)
         if settings.database_url is None:
             await upgrade(database)
         yield database
+
+
+@asynccontextmanager
+async def open_server(settings: Settings) -> AsyncIterator[str]:
+    """Yield the URL of the database that the settings name, or of the embedded one, which runs inside the block.
+
+    :raises LocalPostgresError: the embedded server cannot be had.
+    """
+    if settings.database_url is not None:
+        yield settings.database_url.get_secret_value()
+        return
+    async with _embedded(settings.data_dir) as url:
+        yield url
 
 
 @asynccontextmanager

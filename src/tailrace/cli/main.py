@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tailrace import __version__
-from tailrace.cli import database, demo, keys, outbox, runs, schema, serve
+from tailrace.cli import bench, database, demo, keys, outbox, runs, schema, serve
 from tailrace.errors import SettingsError, TailraceError, UsageError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -29,6 +29,7 @@ cli.add_typer(runs.commands, name="runs")
 cli.add_typer(outbox.commands, name="outbox")
 cli.add_typer(keys.commands, name="keys")
 cli.command("schema")(schema.schema)
+cli.command("bench")(bench.bench)
 
 
 def _version(asked: bool) -> None:
