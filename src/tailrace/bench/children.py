@@ -54,7 +54,7 @@ async def child(
         await _end(process)
 
 
-async def line(process: asyncio.subprocess.Process, folder: Path, *, seconds: float = 60.0) -> str:
+async def line(process: asyncio.subprocess.Process, folder: Path, *, seconds: float = 30.0) -> str:
     """Return the next line of a child's stdout; raise ``BenchError`` with what it said when there is none in time."""
     assert process.stdout is not None  # noqa: S101 - `child` gives every one a pipe
     try:
