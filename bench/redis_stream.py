@@ -132,8 +132,8 @@ async def _serve(redis_port: int, inputs: Sequence[dict[str, Any]]) -> None:
     from starlette.requests import Request
     from starlette.routing import Route
 
-    # In protocol 3 XREAD answers in another shape.
-    client = redis.asyncio.Redis(port=redis_port, protocol=2)
+    # A connection for each client and each writer; in protocol 3 XREAD answers in another shape.
+    client = redis.asyncio.Redis(port=redis_port, protocol=2, max_connections=4 * len(inputs))
 
     async def events(run: str) -> AsyncIterator[dict[str, str]]:
         last = "0"

@@ -82,11 +82,14 @@ class Loading:
         self._place = place
 
     async def arrived(self) -> dict[str, Arrived]:
-        """Wait for the end and return what came, by group; raise ``BenchError`` when a stream was refused."""
+        """Wait for the end and return what came, by group; raise ``BenchError`` when a stream was refused
+        or nothing came."""
         text = await line(self._process, self._place.folder, seconds=self._plan.seconds + PATIENCE_SECONDS)
         document = json.loads(text)
         if document["refused"]:
             raise BenchError(f"{document['refused']} of {len(self._plan.streams)} streams were refused")
+        if empty := [name for name, group in document["groups"].items() if not group["received"]]:
+            raise BenchError(f"nothing arrived on the streams of {', '.join(empty)}")
         return {name: Arrived(**group) for name, group in document["groups"].items()}
 
 
