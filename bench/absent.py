@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figures, Reference
-from tailrace.bench.runs import ABSURD
+from tailrace.bench.runs import ABSURD, RESTATE
 
 
 async def _never(_: Place) -> Figures:
@@ -18,10 +18,12 @@ RUNS = (
     Reference(
         ABSURD,
         _never,
-        lambda: "not run here: its package fetches its schema from GitHub; 183 runs/s elsewhere, 6 to 7 CPU s per 1,000",
+        lambda: (
+            "not run here: its package fetches its schema from GitHub; 183 runs/s elsewhere, 6 to 7 CPU s per 1,000"
+        ),
     ),
     Reference(
-        "Restate",
+        RESTATE,
         _never,
         lambda: "not run here: it is a server of its own; 317 runs/s elsewhere, 5.6 to 7.8 CPU s per 1,000",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 from functools import partial
@@ -20,9 +19,7 @@ CONNECTIONS = 20
 
 async def whole_runs(place: Place, *, durability: str) -> Figures:
     """Run the graph."""
-    return await answer(
-        place, "langgraph_peer", durability=durability, url=place.url, seconds=place.scale.seconds
-    )
+    return await answer(place, "langgraph_peer", durability=durability, url=place.url, seconds=place.scale.seconds)
 
 
 class State(TypedDict):

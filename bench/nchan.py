@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.peer import accepting, free_port
+from bench.redis_stream import event_of
 from tailrace.bench import delivery, fanout, idle
-from tailrace.bench.agents import PADDING
 from tailrace.bench.children import BenchError, child, cpu_seconds
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figures, Reference
@@ -86,10 +86,7 @@ class Publisher:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
 
     async def publish(self, channel: str, number: int) -> None:
-        body = (
-            '{"runId":"%s","seq":%d,"ts":%d,"type":"Custom","v":1,"source":"outbox","name":"Progress",'
-            '"data":{"t":%d,"x":"%s"}}' % (channel, number, time.time() * 1000, time.time_ns(), PADDING)
-        ).encode()
+        body = event_of(channel, number + 1)
         self._writer.write(
             b"POST /publish/%b HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b"
             % (channel.encode(), len(body), body)
@@ -113,12 +110,14 @@ async def _pace(port: int, channel: str, value: dict[str, object], begin: float)
 async def fan_out(place: Place, *, rate: float) -> Figures:
     """Publish to one channel that all clients follow."""
     value = fanout.pacing("", rate, place.scale.seconds)
-    async with server(place) as (port, pid):
-        async with loading(place, fanout.plan(port, "/stream/one", value, place.scale.clients)) as load:
-            before = cpu_seconds([pid])
-            await _pace(port, "one", value, time.monotonic())
-            arrived = (await load.arrived())["all"]
-            after = cpu_seconds([pid])
+    async with (
+        server(place) as (port, pid),
+        loading(place, fanout.plan(port, "/stream/one", value, place.scale.clients)) as load,
+    ):
+        before = cpu_seconds([pid])
+        await _pace(port, "one", value, time.monotonic())
+        arrived = (await load.arrived())["all"]
+        after = cpu_seconds([pid])
     return fanout.figures(arrived, value, before, after)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import socket
 import time
 from collections import deque
@@ -102,14 +101,15 @@ async def _emit_on(pipe: _Pipe, run: bytes, until: float) -> int:
     seq = 0
     while time.perf_counter() < until:
         seq += 1
-        await pipe.xadd(run, _event(run.decode(), seq))
+        await pipe.xadd(run, event_of(run.decode(), seq))
     return seq
 
 
-def _event(run: str, seq: int) -> bytes:
+def event_of(run: str, seq: int) -> bytes:
+    now = time.time_ns()
     return (
-        '{"runId":"%s","seq":%d,"ts":%d,"type":"Custom","v":1,"source":"outbox","name":"Progress",'
-        '"data":{"t":%d,"x":"%s"}}' % (run, seq, time.time() * 1000, time.time_ns(), PADDING)
+        f'{{"runId":"{run}","seq":{seq},"ts":{now // 1_000_000},"type":"Custom","v":1,"source":"outbox",'
+        f'"name":"Progress","data":{{"t":{now},"x":"{PADDING}"}}}}'
     ).encode()
 
 
@@ -117,11 +117,13 @@ async def deliver(place: Place, *, rate: float) -> Figures:
     """Pace 100 runs and follow each over SSE."""
     gate = place.gate()
     inputs = pacing(str(gate), rate, place.scale.seconds, RUNS)
-    async with server(place) as (redis_port, _):
-        async with peer(place, "redis_stream", redis=redis_port, inputs=inputs) as (served, _):
-            async with loading(place, plan(served["port"], [f"/{run}" for run in range(RUNS)], inputs)) as load:
-                gate.touch()
-                return figures((await load.arrived())["all"], inputs)
+    async with (
+        server(place) as (redis_port, _),
+        peer(place, "redis_stream", redis=redis_port, inputs=inputs) as (served, _),
+        loading(place, plan(served["port"], [f"/{run}" for run in range(RUNS)], inputs)) as load,
+    ):
+        gate.touch()
+        return figures((await load.arrived())["all"], inputs)
 
 
 async def _serve(redis_port: int, inputs: Sequence[dict[str, Any]]) -> None:
@@ -133,7 +135,7 @@ async def _serve(redis_port: int, inputs: Sequence[dict[str, Any]]) -> None:
     from starlette.routing import Route
 
     # A connection for each client and each writer; in protocol 3 XREAD answers in another shape.
-    client = redis.asyncio.Redis(port=redis_port, protocol=2, max_connections=4 * len(inputs))
+    client: Any = redis.asyncio.Redis(port=redis_port, protocol=2, max_connections=4 * len(inputs))
 
     async def events(run: str) -> AsyncIterator[dict[str, str]]:
         last = "0"
@@ -150,7 +152,7 @@ async def _serve(redis_port: int, inputs: Sequence[dict[str, Any]]) -> None:
         begin = await opened(value["gate"]) + value["phase"]
         for number in range(value["count"]):
             await asyncio.sleep(max(0.0, begin + number * value["interval"] - time.monotonic()))
-            await client.xadd(run, {"e": _event(run, number + 1)})
+            await client.xadd(run, {"e": event_of(run, number + 1)})
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=2048)
     app = Starlette(routes=[Route("/{run}", stream)])

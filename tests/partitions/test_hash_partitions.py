@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import asyncpg
@@ -49,7 +49,7 @@ def app_of(settings: Settings) -> tailrace.App:
 
 
 @pytest.fixture
-async def partitioned(database: Database, settings: Callable[..., Settings]) -> AsyncIterator[Database]:
+async def partitioned(database: Database, settings: Callable[..., Settings]) -> Database:
     """A schema that had a finished run and a queued one when it was partitioned."""
     app = app_of(settings())
     async with app.lifespan():
@@ -58,7 +58,7 @@ async def partitioned(database: Database, settings: Callable[..., Settings]) -> 
         await until_ended(services, run.id)
     await queued(Runs(database), agent="work", run_id="queued-before")
     await execute(database, SCRIPT.read_text("utf-8"))
-    yield database
+    return database
 
 
 async def test_the_shipped_script_partitions_and_keeps_every_key_check_index_and_trigger(database: Database) -> None:
@@ -139,7 +139,9 @@ async def test_a_lost_lease_is_taken_over_on_partitioned_tables(
 async def test_the_database_itself_refuses_a_second_end_and_anything_after_it(partitioned: Database) -> None:
     """The partial unique index and the statement trigger hold across partitions."""
     last = await value(partitioned, "select last_seq from tailrace.runs where id = 'before'")
-    insert = "insert into tailrace.run_events (run_id, seq, ts, type, source, fn) values ('before', $1, 1, $2, 'worker', $3)"
+    insert = (
+        "insert into tailrace.run_events (run_id, seq, ts, type, source, fn) values ('before', $1, 1, $2, 'worker', $3)"
+    )
     with pytest.raises(asyncpg.UniqueViolationError):
         await execute(partitioned, insert, last + 1, "RunFailed", "Error")
     with pytest.raises(asyncpg.CheckViolationError):

@@ -12,10 +12,12 @@ from tailrace.bench.children import PostgresCpu
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Reference, Row
 from tailrace.bench.statements import statement
+from tailrace.runtime import Role
 from tailrace.worker.run import Run
 
 RUNS = 100
 LIMIT = "bare group commit"
+WORKER_ALONE: tuple[Role, ...] = ("worker",)
 
 
 async def by_library(place: Place) -> Figures:
@@ -38,7 +40,7 @@ async def flooded(place: Place) -> dict[str, float]:
         await done.wait()
 
     cpu = await PostgresCpu.find(place.url)
-    async with app.running(("worker",)):
+    async with app.running(WORKER_ALONE):
         start = app.services().orchestrator.start
         value = {"gate": str(gate), "seconds": place.scale.seconds}
         ids = [(await start("flood", value))[0].id for _ in range(RUNS)]
@@ -77,5 +79,4 @@ ROW = Row(
         Goal("rate", at_least=50, than="DBOS write_stream"),
         Goal("lost", at_most=0),
     ),
-    rounds=5,
 )

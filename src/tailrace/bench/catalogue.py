@@ -40,10 +40,15 @@ def chosen(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
 
 async def bench(rows: Sequence[Row], url: str, scale: Scale, *, on_row: Callable[[Row], None]) -> list[Measured]:
     """Measure rows on the database at ``url``, in schemas of their own, and leave nothing behind."""
-    folder = Path(tempfile.mkdtemp(prefix="tailrace-bench-"))
-    # The embedded server of a row runs as another account when root measures.
-    folder.chmod(0o755)
+    folder = _folder()
     try:
         return await measure(rows, Place(url, folder, scale), on_row=on_row)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="tailrace-bench-"))
+    # The embedded server of a row runs as another account when root measures.
+    folder.chmod(0o755)
+    return folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tailrace.bench.row import Measured, Spread
+from tailrace.bench.row import Measured, Spread, number
 
 WIDTH, LEFT, BAR, GAP, HEAD = 960, 330, 16, 5, 30
 OURS, OTHERS = "#0b7285", "#adb5bd"
@@ -29,8 +29,8 @@ def chart(measured: Sequence[Measured], caption: str) -> str:
             parts.append(_bar(y, name, spread, largest, colour))
             y += BAR + GAP
         y += GAP * 2
-    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {y + 10}' font-family='sans-serif' font-size='12'>"
-    background = f"<rect width='{WIDTH}' height='{y + 10}' fill='white'/>"
+    head = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {y}' font-family='sans-serif' font-size='12'>"
+    background = f"<rect width='{WIDTH}' height='{y}' fill='white'/>"
     return "\n".join([head, background, _text(12, 18, caption, "fill='#495057'"), *parts, "</svg>"]) + "\n"
 
 
@@ -43,7 +43,7 @@ def _bar(y: int, name: str, spread: Spread, largest: float, colour: str) -> str:
             _text(LEFT - 8, y + 12, name, "text-anchor='end'"),
             f"<rect x='{LEFT}' y='{y}' width='{width:.1f}' height='{BAR}' fill='{colour}'/>",
             f"<line x1='{low:.1f}' x2='{high:.1f}' y1='{middle}' y2='{middle}' stroke='#212529'/>",
-            _text(int(high) + 8, y + 12, f"{spread.median:,.4g}" if spread.median < 1000 else f"{spread.median:,.0f}"),
+            _text(int(high) + 8, y + 12, number(spread.median)),
         )
     )
 

@@ -107,11 +107,7 @@ class PostgresCpu:
         connection = await asyncpg.connect(url)
         try:
             backend = await connection.fetchval("select pg_backend_pid()")
-            with suppress(OSError, IndexError, ValueError):
-                name, _, rest = Path(f"/proc/{backend}/stat").read_text("ascii").partition("(")[2].rpartition(")")
-                if name.startswith("postgres"):
-                    return cls(int(rest.split()[1]))
-            return cls(None)
+            return cls(_parent_if_postgres(backend))
         finally:
             await connection.close()
 
@@ -125,6 +121,15 @@ class PostgresCpu:
             living = (cpu_seconds([int(pid)]) or 0.0 for pid in children)
             return (int(ended[13]) + int(ended[14])) / _TICKS + (cpu_seconds([self._postmaster]) or 0.0) + sum(living)
         return None
+
+
+def _parent_if_postgres(backend: int) -> int | None:
+    # A pid of another machine may be anybody's here.
+    with suppress(OSError):
+        name, _, rest = Path(f"/proc/{backend}/stat").read_text("ascii").partition("(")[2].rpartition(")")
+        if name.startswith("postgres"):
+            return int(rest.split()[1])
+    return None
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -14,12 +14,18 @@ from tailrace.bench.machine import machine, versions
 from tailrace.bench.place import SHORT, Scale
 from tailrace.bench.report import WIDTH, document, show
 from tailrace.bench.row import Row
+from tailrace.errors import UsageError
 from tailrace.runtime import open_server
 from tailrace.settings import load_settings
 
 
 async def run_bench(
-    names: Sequence[str], *, seconds: float, short: bool, chart: Path | None, print_json: Callable[[object], None] | None
+    names: Sequence[str],
+    *,
+    seconds: float,
+    short: bool,
+    chart: Path | None,
+    print_json: Callable[[object], None] | None,
 ) -> bool:
     """Measure, print, and return whether every row could be measured.
 
@@ -35,14 +41,23 @@ async def run_bench(
     here = machine()
     async with open_server(settings) as url:
         found = await versions(url)
-        measured = await bench(rows, url, scale, on_row=lambda row: console.print(f"{row.name}: {row.title}", markup=False))
+        measured = await bench(
+            rows, url, scale, on_row=lambda row: console.print(f"{row.name}: {row.title}", markup=False)
+        )
     if print_json is not None:
         print_json(document(measured, here, found))
     else:
         show(Console(highlight=False, width=WIDTH), measured, here, found)
     if chart is not None:
-        chart.write_text(draw(measured, caption(here, found)), "utf-8")
+        _write(chart, draw(measured, caption(here, found)))
     return not any("tailrace" in each.failed for each in measured)
+
+
+def _write(chart: Path, text: str) -> None:
+    try:
+        chart.write_text(text, "utf-8")
+    except OSError as error:
+        raise UsageError(f"--chart {chart}: {error.strerror}") from error
 
 
 def caption(here: dict[str, str], found: dict[str, str]) -> str:

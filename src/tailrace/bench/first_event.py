@@ -1,4 +1,4 @@
-"""The first event after ``tailrace demo``: with a data folder that is there, its server stopped, and the first time ever.
+"""The first event after ``tailrace demo``: with a data folder whose server is stopped, and the first time ever.
 
 On the embedded Postgres, in a data folder of the measurement's own.
 """

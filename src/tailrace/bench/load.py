@@ -1,9 +1,9 @@
 """The client of the measurements: ``python -m tailrace.bench.load``, a process of its own, raw sockets on uvloop.
 
 It reads one JSON document from stdin: where to connect, the streams to open by group, and when to stop.  It prints
-``ready`` once every stream has been answered, and at the end one JSON document with what arrived.  It counts events by a
-mark that each holds (``"t":`` and the time it was made, in nanoseconds) and reads the times of some connections only,
-so that the client costs as little as can be: it shares the machine with what is measured.
+``ready`` once every stream has been answered, and at the end one JSON document with what arrived.  It counts events by
+a mark that each holds (``"t":`` and the time it was made, in nanoseconds) and reads the times of some connections
+only, so that the client costs as little as can be: it shares the machine with what is measured.
 """
 
 from __future__ import annotations

@@ -101,4 +101,3 @@ class Place:
             "worker_concurrency": RUNS_MAX,
             "max_streams": STREAMS_MAX,
         }
-

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tailrace.bench.row import Figure, Goal, Measured, Spread
+from tailrace.bench.row import Figure, Goal, Measured, Spread, number
 
 HEADINGS = ("what", "unit", "ours", "smallest to largest", "reference", "its", "ratio", "smallest to largest", "goal")
 WIDTH = 200
@@ -19,7 +19,9 @@ def document(measured: Sequence[Measured], machine: Mapping[str, str], versions:
     return {"machine": dict(machine), "versions": dict(versions), "rows": [_row(each) for each in measured]}
 
 
-def show(console: Console, measured: Sequence[Measured], machine: Mapping[str, str], versions: Mapping[str, str]) -> None:
+def show(
+    console: Console, measured: Sequence[Measured], machine: Mapping[str, str], versions: Mapping[str, str]
+) -> None:
     """Print the table, and below it what was not measured and why."""
     table = Table(*HEADINGS, title="Tailrace, measured")
     for row in measured:
@@ -43,13 +45,13 @@ def markdown(measured: Sequence[Measured]) -> str:
 
 def lines(measured: Measured) -> list[tuple[str, ...]]:
     """Return the table's lines of one row: a figure each, beside every reference that gives it too."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for figure in measured.row.figures:
         ours = measured.spread(figure.key)
         if ours is None:
             continue
-        title = f"{measured.row.title}: {figure.title}"
-        cells = (title, figure.unit, _number(ours.median), _range(ours))
+        title = f"… {figure.title}" if found else f"{measured.row.title}: {figure.title}"
+        cells = (title, figure.unit, number(ours.median), _range(ours))
         beside = [name for name in measured.references if measured.spread(figure.key, name) is not None]
         goals = [goal for goal in measured.row.goals if goal.figure == figure.key]
         plain = " ".join(_verdict(measured, goal) for goal in goals if goal.than not in beside)
@@ -59,14 +61,16 @@ def lines(measured: Measured) -> list[tuple[str, ...]]:
             verdicts = [_verdict(measured, goal) for goal in goals if goal.than == name]
             if place == 0 and plain:
                 verdicts.insert(0, plain)
-            found.append((*(cells if place == 0 else ("", "", "", "")), *_beside(measured, figure, name), "; ".join(verdicts)))
+            found.append(
+                (*(cells if place == 0 else ("", "", "", "")), *_beside(measured, figure, name), "; ".join(verdicts))
+            )
     return found
 
 
 def _beside(measured: Measured, figure: Figure, name: str) -> tuple[str, str, str, str]:
     its, ratio = measured.spread(figure.key, name), measured.ratio(figure.key, name)
     shown = (f"{ratio.median:.2f}", f"{ratio.smallest:.2f} to {ratio.largest:.2f}") if ratio is not None else ("", "")
-    return (name, _number(its.median) if its is not None else "", *shown)
+    return (name, number(its.median) if its is not None else "", *shown)
 
 
 def _verdict(measured: Measured, goal: Goal) -> str:
@@ -109,8 +113,4 @@ def _spread(spread: Spread | None) -> dict[str, float] | None:
 
 
 def _range(spread: Spread) -> str:
-    return f"{_number(spread.smallest)} to {_number(spread.largest)}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.3g}"
+    return f"{number(spread.smallest)} to {number(spread.largest)}"

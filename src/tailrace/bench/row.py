@@ -12,6 +12,8 @@ from tailrace.bench.place import Place
 
 Figures: TypeAlias = Mapping[str, float]
 Measure: TypeAlias = Callable[[Place], Awaitable[Figures]]
+# Figures from here on are shown without decimals.
+WHOLE_FROM = 1000
 Prepare: TypeAlias = Callable[[Place], AbstractAsyncContextManager[Place]]
 
 
@@ -114,3 +116,8 @@ class Measured:
         """Return whether the median reaches a goal; None when it cannot be told here."""
         found = self.spread(goal.figure) if goal.than is None else self.ratio(goal.figure, goal.than)
         return goal.reached(found.median) if found is not None else None
+
+
+def number(value: float) -> str:
+    """Return a figure as a person reads it."""
+    return f"{value:,.0f}" if abs(value) >= WHOLE_FROM or value == int(value) else f"{value:.3g}"

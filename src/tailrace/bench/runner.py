@@ -1,5 +1,7 @@
-"""Measures rows: ours and every reference in turn, in an order that turns round, so that a machine that drifts drifts
-for all of them."""
+"""Measures rows: ours and every reference in turn, in an order that turns round.
+
+So a machine that drifts drifts for all of them.
+"""
 
 from __future__ import annotations
 

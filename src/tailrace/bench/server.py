@@ -82,8 +82,10 @@ class Loading:
         self._place = place
 
     async def arrived(self) -> dict[str, Arrived]:
-        """Wait for the end and return what came, by group; raise ``BenchError`` when a stream was refused
-        or nothing came."""
+        """Wait for the end and return what came, by group.
+
+        :raises BenchError: a stream was refused, or nothing came.
+        """
         text = await line(self._process, self._place.folder, seconds=self._plan.seconds + PATIENCE_SECONDS)
         document = json.loads(text)
         if document["refused"]:

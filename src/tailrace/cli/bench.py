@@ -35,5 +35,7 @@ def bench(
     # Here, for the other commands do not need it.
     from tailrace.bench.command import run_bench  # noqa: PLC0415
 
-    ok = run(run_bench(only or [], seconds=float(seconds), short=short, chart=chart, print_json=print_json if json else None))
+    ok = run(
+        run_bench(only or [], seconds=float(seconds), short=short, chart=chart, print_json=print_json if json else None)
+    )
     raise typer.Exit(0 if ok else 1)
