@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,20 @@ async def test_a_peer_that_fails_or_is_missing_is_named_and_the_others_go_on() -
     """Nothing is left out in silence."""
     made = row([], limit=10.0, broken=OSError("no such server"))
     absent = Reference("absent", made.ours, lambda: "not installed")
-    made = Row(made.name, made.title, made.figures, made.ours, [*made.references, absent], made.goals)
-    measured = await measure_row(made, HERE)
+    measured = await measure_row(replace(made, references=[*made.references, absent]), HERE)
     assert measured.failed == {"broken": "OSError: no such server"}
     assert measured.missing == {"absent": "not installed"}
     (shown,) = document([measured], {}, {})["rows"]
     assert shown["missing"] == {"absent": "not installed"}
     assert [each["name"] for each in shown["figures"][0]["references"]] == ["limit"]
+
+
+async def test_a_row_that_cannot_be_measured_here_says_why() -> None:
+    """On another system, or without an optional part, the other rows go on."""
+    made = replace(row([], limit=10.0), missing=lambda: "not on this system")
+    measured = await measure_row(made, HERE)
+    assert (measured.missing, measured.failed, measured.ours) == ({"tailrace": "not on this system"}, {}, [])
+    assert lines(measured) == []
 
 
 @pytest.fixture

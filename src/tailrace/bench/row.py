@@ -63,6 +63,7 @@ class Reference:
 class Row:
     """One line of the table; ``name`` is what ``--only`` takes, the first figure is what the chart shows.
 
+    :param missing: says why the row cannot be measured here, None when it can.
     :param prepare: makes, once for all rounds, what every measurement of the row finds.
     """
 
@@ -73,6 +74,7 @@ class Row:
     references: Sequence[Reference] = ()
     goals: Sequence[Goal] = ()
     rounds: int = 3
+    missing: Callable[[], str | None] = lambda: None
     prepare: Prepare = nullcontext
 
 

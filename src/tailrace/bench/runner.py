@@ -27,6 +27,9 @@ async def measure(rows: Sequence[Row], place: Place, *, on_row: Callable[[Row], 
 async def measure_row(row: Row, place: Place) -> Measured:
     """Measure one row in pairs."""
     measured = Measured(row)
+    if (why := row.missing()) is not None:
+        measured.missing["tailrace"] = why
+        return measured
     try:
         async with row.prepare(place) as prepared:
             await _measure_sides(measured, prepared)
