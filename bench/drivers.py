@@ -97,6 +97,7 @@ ROWS = (
         title="Driver: append of 1,000 events, asyncpg beside psycopg",
         figures=(Figure("cpu", "CPU of the client", "µs per event"),),
         ours=batches_asyncpg,
+        name_of_ours="asyncpg",
         references=(Reference("psycopg", batches_psycopg),),
     ),
     Row(
@@ -104,6 +105,7 @@ ROWS = (
         title="Driver: one small query, asyncpg beside psycopg",
         figures=(Figure("cpu", "CPU of the client", "µs"),),
         ours=small_asyncpg,
+        name_of_ours="asyncpg",
         references=(Reference("psycopg", small_psycopg),),
     ),
 )

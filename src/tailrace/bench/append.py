@@ -68,7 +68,7 @@ ROW = Row(
     name="append",
     title="Durable append, 100 runs each awaiting every event",
     figures=(
-        Figure("rate", "rate", "events/s"),
+        Figure("rate", "rate", "events/s", better="more"),
         Figure("cpu", "CPU, client and Postgres", "s per million events"),
         Figure("lost", "acknowledged and not there", "events"),
     ),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
+
+import asyncpg
 
 from tailrace.bench import limits
 from tailrace.bench.children import forget_peak, resident_bytes
@@ -16,6 +19,8 @@ COPY = "COPY of the same rows"
 PREFIX = "past-"
 # A backfill of this size and the server has everything in memory that one needs.
 WARM_EVENTS = 1000
+# Ten million events take minutes on a small machine.
+FILL_MAX_SECONDS = 900.0
 
 
 async def over_http(place: Place) -> Figures:
@@ -60,9 +65,14 @@ async def fill(place: Place, prefix: str, runs: int, events_a_run: int) -> None:
     async with place.database() as database, database.connection() as connection:
         await connection.execute("set statement_timeout = 0")
         for name in ("fill_runs", "fill_events", "fill_outbox"):
-            await connection.execute(statement(name, place.schema), runs, prefix, events_a_run, timeout=600)
-        await connection.execute(f'vacuum analyze "{place.schema}".run_events', timeout=600)
-        await connection.execute(f'analyze "{place.schema}".runs, "{place.schema}".run_outbox', timeout=600)
+            await connection.execute(
+                statement(name, place.schema), runs, prefix, events_a_run, timeout=FILL_MAX_SECONDS
+            )
+        # So that autovacuum, the hint bits and the next checkpoint are not charged to what is measured.
+        for table in ("run_events", "runs", "run_outbox"):
+            await connection.execute(f'vacuum analyze "{place.schema}".{table}', timeout=FILL_MAX_SECONDS)
+        with suppress(asyncpg.InsufficientPrivilegeError):
+            await connection.execute("checkpoint", timeout=FILL_MAX_SECONDS)
         await connection.execute("reset statement_timeout")
 
 
@@ -70,7 +80,7 @@ ROW = Row(
     name="backfill",
     title="Backfill of 100,000 events to one client over HTTP",
     figures=(
-        Figure("rate", "rate", "events/s"),
+        Figure("rate", "rate", "events/s", better="more"),
         Figure("memory", "memory that the server took for it", "MiB"),
         Figure("lost", "not received", "events"),
     ),

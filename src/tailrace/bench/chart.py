@@ -8,6 +8,7 @@ from html import escape
 from tailrace.bench.row import Measured, Spread, number
 
 WIDTH, LEFT, BAR, GAP, HEAD = 960, 330, 16, 5, 30
+BOLD = "font-weight='bold'"
 OURS, OTHERS = "#0b7285", "#adb5bd"
 
 
@@ -17,12 +18,14 @@ def chart(measured: Sequence[Measured], caption: str) -> str:
     y = 28
     for each in measured:
         figure = each.row.figures[0]
-        bars = [("Tailrace", each.spread(figure.key), OURS)]
+        bars = [(each.row.name_of_ours, each.spread(figure.key), OURS)]
         bars += [(name, each.spread(figure.key, name), OTHERS) for name in each.references]
         known = [(name, spread, colour) for name, spread, colour in bars if spread is not None]
         if not known:
             continue
-        parts.append(_text(12, y + 14, f"{each.row.title}: {figure.title}, {figure.unit}", "font-weight='bold'"))
+        parts.append(
+            _text(12, y + 14, f"{each.row.title}: {figure.title}, {figure.unit} ({figure.better} is better)", BOLD)
+        )
         y += HEAD - GAP
         largest = max(spread.largest for _, spread, _ in known) or 1.0
         for name, spread, colour in known:

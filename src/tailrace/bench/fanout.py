@@ -70,8 +70,8 @@ def _row(name: str, rate: int, goals: Sequence[Goal]) -> Row:
         figures=(
             Figure("cpu", "CPU of the server", "s per million deliveries"),
             Figure("postgres", "CPU of Postgres", "s per million deliveries"),
-            Figure("delivered", "delivered", "%"),
-            Figure("rate", "deliveries", "per s"),
+            Figure("delivered", "delivered", "%", better="more"),
+            Figure("rate", "deliveries", "per s", better="more"),
             Figure("p50", "p50", "ms"),
             Figure("p99", "p99", "ms"),
         ),

@@ -101,5 +101,6 @@ ROW = Row(
     ours=in_full,
     references=(Reference(EMPTY, in_empty),),
     goals=tuple(Goal(key, at_most=1.1, than=EMPTY) for key in ("append", "outbox", "backfill")),
+    rounds=5,
     prepare=history,
 )

@@ -45,7 +45,7 @@ ROW = Row(
     figures=(
         Figure("p99", "lag of the quiet runs, p99", "ms"),
         Figure("p50", "lag of the quiet runs, p50", "ms"),
-        Figure("hot", "the hot run", "events/s"),
+        Figure("hot", "the hot run", "events/s", better="more"),
         Figure("lost", "of the quiet runs, not received", "events"),
     ),
     ours=ours,

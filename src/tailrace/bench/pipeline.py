@@ -66,7 +66,7 @@ ROW = Row(
     name="pipeline",
     title="Append, publish, deliver over HTTP: one process, 100 runs at full speed, a client each",
     figures=(
-        Figure("rate", "rate", "events/s"),
+        Figure("rate", "rate", "events/s", better="more"),
         Figure("p50", "lag, p50", "ms"),
         Figure("p99", "lag, p99", "ms"),
         Figure("cpu", "CPU of the server", "s per million events"),

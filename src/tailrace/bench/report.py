@@ -97,6 +97,7 @@ def _figure(measured: Measured, figure: Figure) -> dict[str, Any]:
         "key": figure.key,
         "title": figure.title,
         "unit": figure.unit,
+        "better": figure.better,
         "ours": _spread(measured.spread(figure.key)),
         "references": [
             {"name": name, "its": _spread(its), "ratio": _spread(measured.ratio(figure.key, name))}

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from tailrace.bench.place import Place
 
@@ -19,11 +19,12 @@ Prepare: TypeAlias = Callable[[Place], AbstractAsyncContextManager[Place]]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number that a row gives: its key in what is measured, its title, and its unit."""
+    """One number that a row gives: its key in what is measured, its title, its unit, and which way it gets better."""
 
     key: str
     title: str
     unit: str
+    better: Literal["less", "more"] = "less"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Row:
     references: Sequence[Reference] = ()
     goals: Sequence[Goal] = ()
     rounds: int = 3
+    name_of_ours: str = "Tailrace"
     missing: Callable[[], str | None] = lambda: None
     prepare: Prepare = nullcontext
 
