@@ -15,7 +15,10 @@ SECONDS_MAX = 600
 
 def bench(
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="ROW", help="Measure this row; may be given several times.")
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="ROW", help="Measure this row alone; may be repeated. Any other name lists the rows."
+        ),
     ] = None,
     seconds: Annotated[
         int,
