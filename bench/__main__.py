@@ -1,6 +1,7 @@
 """``make bench``: every row, with the peers and the limits beside it, in one run.
 
-On TEST_DATABASE_URL if it is set, else on the embedded Postgres; in a database of its own, which is removed.
+On TEST_DATABASE_URL if it is set, else on an embedded Postgres of its own, for the CPU of a server that others use too
+says nothing; in a database of its own, which is removed.
 Writes ``build/bench.json``, ``build/bench.svg`` and ``build/bench.md``, the table for docs/performance.md.
 """
 
@@ -9,16 +10,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
+import platformdirs
 import uvloop
 from rich.console import Console
 
 from bench import absent, asgi, dbos_peer, drivers, langgraph_peer, nchan, redis_stream
+from tailrace import local
 from tailrace.bench.catalogue import ROWS, bench, chosen
 from tailrace.bench.chart import chart
 from tailrace.bench.command import caption
@@ -26,7 +31,7 @@ from tailrace.bench.machine import machine, version_of, versions
 from tailrace.bench.place import FULL_HISTORY, SHORT, Scale
 from tailrace.bench.report import WIDTH, document, markdown, show
 from tailrace.bench.row import Measured, Reference, Row
-from tailrace.testing.servers import postgres_server, with_database
+from tailrace.testing.servers import VARIABLE, with_database
 
 BUILD = Path("build")
 DATABASE = "tailrace_bench"
@@ -56,8 +61,17 @@ def main() -> None:
     scale = SHORT if options.short else Scale(seconds=options.seconds)
     if options.full:
         scale = replace(scale, history=FULL_HISTORY)
-    with postgres_server() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with _server() as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_measure(server, wanted, scale))
+
+
+@contextmanager
+def _server() -> Iterator[str]:
+    if url := os.environ.get(VARIABLE):
+        yield url
+        return
+    with local.start(Path(platformdirs.user_cache_dir("tailrace")) / "bench") as server:
+        yield server.url
 
 
 async def _measure(server: str, wanted: Sequence[Row], scale: Scale) -> None:
