@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -61,8 +62,9 @@ def missing() -> str | None:
 async def server(place: Place) -> AsyncIterator[tuple[int, int]]:
     """Run nginx inside the block; yield its port and the pid of its worker."""
     port = free_port()
-    folder = place.folder / f"nginx-{port}"
-    folder.mkdir()
+    # Not named by the port, which may come again.
+    folder = Path(tempfile.mkdtemp(prefix="nginx-", dir=place.folder))
+    folder.chmod(0o755)
     configuration = folder / "nginx.conf"
     user = "user root;" if os.getuid() == 0 else ""
     configuration.write_text(CONFIGURATION.format(module=MODULE, folder=folder, port=port, user=user), "utf-8")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import secrets
 import socket
 import time
 from collections import deque
@@ -39,7 +40,9 @@ async def server(place: Place) -> AsyncIterator[tuple[int, int]]:
     port = free_port()
     command = [
         str(binary), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(place.folder), "--save", "",
-        "--appendonly", "yes", "--appendfsync", "always", "--appenddirname", f"aof-{port}", "--loglevel", "warning",
+        "--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning",
+        # Not named by the port, which may come again, and with it what was written there.
+        "--appenddirname", f"aof-{secrets.token_hex(6)}",
     ]  # fmt: skip
     async with child(command, folder=place.folder) as process:
         await accepting(port, process, place.folder)
