@@ -10,9 +10,11 @@ MINUTES ?= 3
 SEED ?=
 # The bus of the campaign: postgres, redis or nats; the seed chooses when none is named.
 BUS ?=
+# Options of `make bench`; `python -m bench --help` lists them.
+BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fmt check test test-faults bench docs constraints clean
+.PHONY: help setup demo fmt check test test-faults bench bench-short docs constraints clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -39,8 +41,11 @@ test: $(VENV)/.develop ## run every test, on a real Postgres
 test-faults: $(VENV)/.develop ## kill, freeze, cut and fill the disk under real processes (MINUTES=3)
 	$(BIN)/python -m faults --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(BUS),--bus $(BUS))
 
-bench: $(VENV)/.bench ## measure, side by side with the limits of this machine
-	$(BIN)/python -m bench
+bench: $(VENV)/.bench ## measure every row beside limits and peers, about 12 minutes (BENCH="--only append --full")
+	$(BIN)/python -m bench $(BENCH)
+
+bench-short: $(VENV)/.develop ## run every row for a moment, to see that it works
+	$(BIN)/pytest -n $(WORKERS) tests/bench
 
 docs: $(VENV)/.develop ## write the generated reference in docs/reference
 	$(BIN)/python scripts/reference.py

@@ -6,7 +6,6 @@ import itertools
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from tailrace.model.draft import Draft
 from tailrace.model.event import EventType
@@ -43,14 +42,3 @@ def batch(ids: list[str], first_seq: int, count: int) -> list[RunAppend]:
     """Return an append of ``count`` events to every run."""
     drafts = [Draft(EventType.CUSTOM, 1_790_000_000_000, name="Progress", data=DATA)] * count
     return [RunAppend(run_id, 1, first_seq, drafts) for run_id in ids]
-
-
-def columns(appends: list[RunAppend]) -> list[list[Any]]:
-    """Return the arguments of ``append.sql``."""
-    events = [
-        (add.run_id, seq, draft.ts, str(draft.type), draft.name, draft.fn, draft.data)
-        for add in appends
-        for seq, draft in enumerate(add.drafts, add.first_seq)
-    ]
-    heads = [(add.run_id, add.epoch, add.first_seq, add.last_seq, None, None) for add in appends]
-    return [*map(list, zip(*heads, strict=True)), *map(list, zip(*events, strict=True)), [], [], [], []]

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Literal, assert_never
 from urllib.parse import urlsplit
 
-from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
 from tailrace.bus.bus import Bus
 from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
@@ -22,13 +20,14 @@ from tailrace.exporters.logs import LogExporter
 from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http.live import LiveStreams
 from tailrace.http.services import Services
+from tailrace.opening import open_database
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell, Ring
 from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
-from tailrace.store.migrate import require_current, upgrade
+from tailrace.store.migrate import require_current
 from tailrace.store.outbox import Outbox
 from tailrace.store.runs import Runs
 from tailrace.telemetry import DutyFailed, Exporter, ProcessStopping, Telemetry
@@ -48,35 +47,6 @@ WOKEN_INTERVAL_SECONDS = 60.0
 DEAF_POLL_SECONDS = 1.0
 # What a stopping process may take to publish what its runs have just written.
 DRAIN_SECONDS = 2.0
-
-
-@asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """Open the database that the settings name, or the embedded one, which is started and upgraded.
-
-    :raises LocalPostgresError: the embedded server cannot be had.
-    :raises DatabaseUnavailable: the named one cannot be reached.
-    """
-    async with AsyncExitStack() as stack:
-        if settings.database_url is not None:
-            url = settings.database_url.get_secret_value()
-        else:
-            url = await stack.enter_async_context(_embedded(settings.data_dir))
-        database = Database(url, schema=settings.db_schema, tx_timeout_ms=settings.tx_timeout_ms)
-        await database.open()
-        stack.push_async_callback(database.close)
-        if settings.database_url is None:
-            await upgrade(database)
-        yield database
-
-
-@asynccontextmanager
-async def _embedded(data_dir: Path | None) -> AsyncIterator[str]:
-    server = await asyncio.to_thread(local.start, data_dir)
-    try:
-        yield server.url
-    finally:
-        await asyncio.to_thread(server.close)
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from tailrace.cli.output import Json, print_json, run
-from tailrace.runtime import open_database
+from tailrace.opening import open_database
 from tailrace.settings import load_settings
 from tailrace.store.migrate import SchemaStatus, schema_status
 from tailrace.store.migrate import upgrade as upgrade_schema

@@ -21,6 +21,7 @@ COMMANDS = {
     "outbox": "outbox",
     "keys": "keys",
     "schema": "schema",
+    "bench": "bench",
 }
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

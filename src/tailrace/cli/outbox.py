@@ -8,7 +8,7 @@ import typer
 
 from tailrace.cli.numbers import whole
 from tailrace.cli.output import Json, print_json, print_table, run
-from tailrace.runtime import open_database
+from tailrace.opening import open_database
 from tailrace.settings import load_settings
 from tailrace.store.migrate import require_current
 from tailrace.store.outbox import Outbox

@@ -62,6 +62,26 @@ class Tail(NamedTuple):
     tenant: str = DEFAULT_TENANT
 
 
+def append_arguments(batch: Sequence[RunAppend]) -> tuple[str, str, str]:
+    """Return the arguments of ``append.sql``: a line a run, a line an event, a line a kept step."""
+    heads = [
+        f"{add.run_id}{FIELD}{add.epoch}{FIELD}{add.first_seq}{FIELD}{add.last_seq}"
+        f"{FIELD}{add.state or ''}{FIELD}{add.output or ''}"
+        for add in batch
+    ]
+    events = [
+        f"{add.run_id}{FIELD}{seq}{FIELD}{ts}{FIELD}{kind}{FIELD}{escaped(name)}{FIELD}{escaped(fn)}{FIELD}{data or ''}"
+        for add in batch
+        for seq, (kind, ts, name, fn, data) in enumerate(add.drafts, add.first_seq)
+    ]
+    steps = [
+        f"{add.run_id}{FIELD}{escaped(key)}{FIELD}{seq}{FIELD}{result}"
+        for add in batch
+        for key, seq, result in add.steps
+    ]
+    return RECORD.join(heads), RECORD.join(events), RECORD.join(steps)
+
+
 class Events:
     """Repository of ``run_events``."""
 
@@ -74,31 +94,7 @@ class Events:
         A run whose epoch, state or last seq is not what the batch expects is left as it is, while the others commit:
         compare the returned head of each run with what was sent.  A run that does not exist has none.
         """
-        rows = await self._database.rows(
-            "append",
-            RECORD.join(
-                [
-                    f"{add.run_id}{FIELD}{add.epoch}{FIELD}{add.first_seq}{FIELD}{add.last_seq}"
-                    f"{FIELD}{add.state or ''}{FIELD}{add.output or ''}"
-                    for add in batch
-                ]
-            ),
-            RECORD.join(
-                [
-                    f"{add.run_id}{FIELD}{seq}{FIELD}{ts}{FIELD}{kind}"
-                    f"{FIELD}{escaped(name)}{FIELD}{escaped(fn)}{FIELD}{data or ''}"
-                    for add in batch
-                    for seq, (kind, ts, name, fn, data) in enumerate(add.drafts, add.first_seq)
-                ]
-            ),
-            RECORD.join(
-                [
-                    f"{add.run_id}{FIELD}{escaped(key)}{FIELD}{seq}{FIELD}{result}"
-                    for add in batch
-                    for key, seq, result in add.steps
-                ]
-            ),
-        )
+        rows = await self._database.rows("append", *append_arguments(batch))
         return {row[0]: RunHead._make(row[1:]) for row in rows}
 
     async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
