@@ -172,6 +172,7 @@ class _Parts:
                 return [
                     Duty("hub.fill", self._hub.fill_once, WOKEN_INTERVAL_SECONDS, self._hub.fill),
                     Duty("hub.tails", self._hub.check_tails_once, settings.heartbeat_seconds, self._hub.check_tails),
+                    Duty("hub.new", self._hub.check_new_once, WOKEN_INTERVAL_SECONDS, self._hub.check_new),
                     Duty("streams.sweep", self._live.sweep_once, self._live.sweep_seconds),
                     Duty("hub.poll", self._hub.poll_once, DEAF_POLL_SECONDS),
                 ]

@@ -5,13 +5,15 @@
                       └──learn── check_tails_once (at every heartbeat, and whenever the bus may have lost something)
 
 Attach: subscribe and wait for the acknowledgement, then ask the database how far the run is published, then read.  In
-the other order, what is published between the two is lost; it is the commonest bug of systems of this kind.
+the other order, what is published between the two is lost; it is the commonest bug of systems of this kind.  The outbox
+hands events over a moment before the commit that marks them: who attaches in that moment hears of them neither from the
+bus nor from the database, so a new channel is compared once more a little later.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,6 +27,9 @@ from tailrace.store.events import Events, Tail
 # Runs in one tail query; runs in one fill and events of each: what a fill holds in memory is bounded by both and the
 # largest event.
 QUERY_MAX_RUNS = 500
+# From the hand-over to the bus until the marks are committed takes a millisecond or two, and far less than this unless
+# Postgres is in trouble; then the tails are compared at the heartbeat, as ever.
+SETTLE_SECONDS = 0.1
 FILL_MAX_RUNS = 8
 FILL_MAX_EVENTS = 100
 
@@ -69,9 +74,11 @@ class Hub:
         self._leaving: set[asyncio.Task[None]] = set()
         self._watched: dict[str, Watched] = {}
         self._to_fill: set[str] = set()
+        self._new: set[str] = set()
         self.closing = False
         self.fill = asyncio.Event()
         self.check_tails = asyncio.Event()
+        self.check_new = asyncio.Event()
         bus.attach(self._published, self.check_tails.set)
 
     @property
@@ -159,7 +166,19 @@ class Hub:
 
     async def check_tails_once(self) -> bool:
         """Compare every channel with the database; return False, for there is nothing to do again at once."""
-        run_ids = list(self._watched)
+        await self._check(list(self._watched))
+        return False
+
+    async def check_new_once(self) -> bool:
+        """Compare the channels that have just been made with the database, a moment after."""
+        if not self._new:
+            return False
+        await asyncio.sleep(SETTLE_SECONDS)
+        new, self._new = self._new, set()
+        await self._check(sorted(new))
+        return bool(self._new)
+
+    async def _check(self, run_ids: Sequence[str]) -> None:
         for start in range(0, len(run_ids), QUERY_MAX_RUNS):
             asked = run_ids[start : start + QUERY_MAX_RUNS]
             tails = await self._events.tails(asked)
@@ -172,7 +191,6 @@ class Hub:
                 else:
                     watched.channel.closed = True  # The run was removed; its streams end.
                     watched.wake()
-        return False
 
     async def poll_once(self) -> bool:
         """Compare every channel with the database while the bus brings nothing of what others publish."""
@@ -209,6 +227,8 @@ class Hub:
                     except BaseException:
                         del self._watched[run_id]
                         raise
+                    self._new.add(run_id)
+                    self.check_new.set()
                 watched.channel.closed = self.closing
                 watched.watchers += 1
                 return watched

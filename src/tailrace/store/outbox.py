@@ -33,6 +33,11 @@ class Unpublished:
         """The seq of the last event."""
         return self.events[-1].seq
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether the last event ends the run."""
+        return self.events[-1].type in TERMINAL_TYPES
+
 
 @dataclass(frozen=True, slots=True)
 class Laggard:
@@ -100,10 +105,7 @@ class OutboxTransaction:
 
 def _lines(batch: Sequence[Unpublished]) -> str:
     return RECORD.join(
-        [
-            f"{run.run_id}{FIELD}{run.next_seq}{FIELD}{run.last_seq}{FIELD}{run.events[-1].type in TERMINAL_TYPES}"
-            for run in batch
-        ]
+        [f"{run.run_id}{FIELD}{run.next_seq}{FIELD}{run.last_seq}{FIELD}{run.is_terminal}" for run in batch]
     )
 
 
@@ -118,6 +120,10 @@ class Outbox:
         """Open a transaction in which outbox rows can be taken and advanced; it commits at the end of the block."""
         async with self._database.transaction() as connection:
             yield OutboxTransaction(connection, self._database.schema)
+
+    async def advance_from(self, batch: Sequence[Unpublished]) -> set[str]:
+        """As ``OutboxTransaction.advance_from``, in a commit of its own."""
+        return {row[0] for row in await self._database.rows("outbox_advance_from", _lines(batch))}
 
     async def backlog(self) -> tuple[int, float | None]:
         """Return how many events wait in all, and the age in seconds of the oldest, None when there is none."""

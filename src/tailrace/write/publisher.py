@@ -3,11 +3,14 @@
 One pass: lock outbox rows, read their events from ``next_seq``, mark them and move the cursors, hand them to the bus in
 order, commit.  The row lock makes several publishers safe: a run is published by one at a time, in seq order.  A crash
 before the commit takes the marks back and the events are published again, which readers drop by seq.  A crash is
-therefore never a loss; committing the marks before the bus has the events would make it one.  Nothing but the commit
-lies between the bus and the tables: whoever has just seen an event finds it published there.
+therefore never a loss; committing the marks before the bus has the events would make it one.
 
 Work is found in three ways.  What this process has committed itself is handed to it (``committed``) and not read back;
-it is published where the run's cursor stands right before it, else the run is hinted.  Hints name the runs that others
+it is published where the run's cursor stands right before it, else the run is hinted.  Where this process has set that
+cursor itself, nobody else can have published in between, so the events go to the bus at once and are marked after it,
+in one statement (docs/adr/0018); should another publisher come in between all the same, both hand the same events over,
+in order, and one marks them.  A terminal event never goes ahead of its mark: whoever sees a stream end finds the run
+published in the tables, but for the commit.  Hints name the runs that others
 have appended to and are looked up by key.  The poll (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints
 that were lost with their process; runs whose terminal event is published are not open, so it costs what is in progress
 and not what has ever been.
@@ -33,6 +36,8 @@ RUN_MAX_EVENTS = 200
 PASS_BYTES = 8 * 2**20
 # More hints than this are forgotten for one look at everything.
 HINTS_MAX = 10_000
+# Runs in progress whose cursors are remembered.
+CURSORS_MAX = 10_000
 # A hinted run that another publisher holds is looked at once more after this long, sooner than the poll would.
 HELD_RETRY_SECONDS = 0.01
 
@@ -46,6 +51,8 @@ class Publisher:
         self._telemetry = telemetry
         self._bus_timeout_seconds = bus_timeout_seconds
         self._fresh = Fresh()
+        # Where the cursors of runs stand that this process was the last to move, as far as it knows.
+        self._cursors: dict[str, int] = {}
         self._hints: set[str] = set()
         self._looked_twice: set[str] = set()
         self._stuck: set[tuple[str, int]] = set()
@@ -82,15 +89,22 @@ class Publisher:
         if not batch:
             return
         missed = {run.run_id for run in batch}
+        ours = [run for run in batch if self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal]
+        others = [run for run in batch if run not in ours]
 
         async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
-            taken = await transaction.advance_from(batch)
-            return [run for run in batch if run.run_id in taken]
+            taken = await transaction.advance_from(others)
+            return [run for run in others if run.run_id in taken]
 
         try:
-            missed -= {run.run_id for run in await self._pass(advance)}
+            if ours:
+                missed -= await self._pass_ahead(ours)
+            if others:
+                missed -= {run.run_id for run in await self._pass(advance)}
         finally:
             # Runs whose cursor stands elsewhere, or whose row another publisher holds; after an error, all of them.
+            for run_id in missed:
+                self._cursors.pop(run_id, None)
             if missed:
                 self.hint(missed)
 
@@ -131,6 +145,16 @@ class Publisher:
             self.hint(unread)
         return ready, bool(unread)
 
+    async def _pass_ahead(self, ready: Sequence[Unpublished]) -> set[str]:
+        """Hand over what follows our own cursors, then mark it; return the runs that were marked."""
+        async with self._one_pass:
+            await self._hand_over(ready)
+            now_ms = time.time() * 1000
+            taken = await self._outbox.advance_from(ready)
+            marked = [run for run in ready if run.run_id in taken]
+            self._published(marked, now_ms)
+        return taken
+
     async def _pass(self, advance: Callable[[OutboxTransaction], Awaitable[list[Unpublished]]]) -> list[Unpublished]:
         """Lock, mark and advance, hand over, commit; return what was published."""
         async with self._one_pass:
@@ -138,9 +162,20 @@ class Publisher:
                 ready = await advance(transaction)
                 if ready:
                     await self._hand_over(ready)
-            if ready:
-                self._telemetry.tell(EventsPublished(ready, time.time() * 1000))
+            self._published(ready, time.time() * 1000)
         return ready
+
+    def _published(self, ready: Sequence[Unpublished], now_ms: float) -> None:
+        """Remember where the cursors stand, and tell."""
+        if not ready:
+            return
+        for run in ready:
+            self._cursors.pop(run.run_id, None)
+            if not run.is_terminal:
+                self._cursors[run.run_id] = run.last_seq + 1
+        while len(self._cursors) > CURSORS_MAX:
+            del self._cursors[next(iter(self._cursors))]
+        self._telemetry.tell(EventsPublished(ready, now_ms))
 
     async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
         """Give the bus a batch; it is published then, whether or not other processes could be told (``LocalFirst``)."""
