@@ -36,6 +36,11 @@ RUN_MAX_EVENTS = 200
 PASS_BYTES = 8 * 2**20
 # More hints than this are forgotten for one look at everything.
 HINTS_MAX = 10_000
+# Behind a pass with so many runs the next one waits for this long, so that it finds more of each: a pass costs what its
+# runs cost, and with 40 events in it half as much again an event, here and in Postgres, as with 100 (measured). At the
+# rates of people who watch, nothing waits; nor does a single run that floods.
+PACE_MIN_RUNS = 32
+PACE_SECONDS = 0.016
 # Runs in progress whose cursors are remembered.
 CURSORS_MAX = 10_000
 # A hinted run that another publisher holds is looked at once more after this long, sooner than the poll would.
@@ -75,8 +80,10 @@ class Publisher:
 
     async def publish_once(self) -> bool:
         """Publish what is fresh and events of hinted runs; return whether there is reason to call again at once."""
-        await self._publish_fresh()
+        published = await self._publish_fresh()
         await self._publish_hinted()
+        if published >= PACE_MIN_RUNS:
+            await asyncio.sleep(PACE_SECONDS)
         return bool(self._fresh or self._hints)
 
     async def sweep_once(self) -> bool:
@@ -84,10 +91,10 @@ class Publisher:
         published, has_more = await self._publish_read(None)
         return has_more or len(published) == BATCH_MAX_RUNS
 
-    async def _publish_fresh(self) -> None:
+    async def _publish_fresh(self) -> int:
         batch = self._fresh.take(runs_max=BATCH_MAX_RUNS, run_events_max=RUN_MAX_EVENTS, bytes_max=PASS_BYTES)
         if not batch:
-            return
+            return 0
         missed = {run.run_id for run in batch}
         ours = [run for run in batch if self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal]
         others = [run for run in batch if run not in ours]
@@ -107,6 +114,7 @@ class Publisher:
                 self._cursors.pop(run_id, None)
             if missed:
                 self.hint(missed)
+        return len(batch)
 
     async def _publish_hinted(self) -> None:
         if not self._hints:
