@@ -8,15 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, assert_never
-from urllib.parse import urlsplit
 
 from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
-from tailrace.bus.bus import Bus
-from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
-from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.memory import MemoryBus
-from tailrace.bus.postgres import PostgresBus
+from tailrace.bus.choice import choose_bus
+from tailrace.bus.linked import RETRY_SECONDS
 from tailrace.errors import SettingsError, TailraceError
 from tailrace.exporters.logs import LogExporter
 from tailrace.exporters.prometheus import PrometheusExporter
@@ -131,7 +127,11 @@ class _Parts:
         self._events = Events(database)
         self._leases = Leases(database)
         self._bus_duties: list[Duty] = []
-        bus = self._choose_bus(settings.bus_url.get_secret_value())
+        bus, link_once = choose_bus(
+            settings.bus_url.get_secret_value(), settings.db_schema, self._doorbell, self._telemetry
+        )
+        if link_once is not None:
+            self._bus_duties.append(Duty("bus.link", link_once, RETRY_SECONDS))
         runs, outbox = Runs(database), Outbox(database)
         self._hub = Hub(bus, self._events)
         timeout = settings.tx_timeout_ms / 2000
@@ -152,17 +152,6 @@ class _Parts:
             agents=agents.keys(),
             credentials=credentials,
         )
-
-    def _choose_bus(self, url: str) -> Bus:
-        match urlsplit(url).scheme:
-            case "memory":
-                return MemoryBus()
-            case "postgres":
-                return LocalFirst(PostgresBus(self._doorbell))
-            case _:
-                linked = LinkedBus(_wire(url, self._settings.db_schema), self._telemetry)
-                self._bus_duties.append(Duty("bus.link", linked.link_once, RETRY_SECONDS))
-                return LocalFirst(linked)
 
     @asynccontextmanager
     async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
@@ -257,25 +246,6 @@ class _Parts:
                     pass
         except (TimeoutError, TailraceError) as error:
             self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))
-
-
-def _wire(url: str, namespace: str) -> Wire:
-    """Return the way to the server that a checked bus URL names."""
-    extra = "nats" if urlsplit(url).scheme in ("nats", "tls") else "redis"
-    try:
-        # Optional: imported only by those who name them.
-        if extra == "nats":
-            from tailrace.bus.nats import NatsWire  # noqa: PLC0415
-
-            return NatsWire(url, namespace)
-        from tailrace.bus.redis import RedisWire  # noqa: PLC0415
-
-        return RedisWire(url, namespace)
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"TAILRACE_BUS_URL names a {extra} server, and the package {error.name} is not installed: "
-            f"pip install 'tailrace[{extra}]'"
-        ) from error
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -104,7 +104,8 @@ class Settings(BaseSettings):
         ),
     ] = None
     api_key: Annotated[
-        SecretStr | None, Field(description="The key that `tailrace runs … --url` sends; servers have no use for it.")
+        SecretStr | None,
+        Field(description="The key that `tailrace runs … --url` and `doctor --url` send; servers have no use for it."),
     ] = None
     stream_token_seconds: Annotated[
         float, Field(gt=0, le=3600, description="How long a stream token opens its stream, in seconds.")

@@ -13,6 +13,9 @@ from tailrace.model.event import RUN_ID_PATTERN, SEQ_MAX, EventType
 _RUN_ID = re.compile(RUN_ID_PATTERN.rstrip("$") + r"\Z")
 _POSITION = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 AGENT_NAME_MAX = 128
+# The doctor's canaries are runs of agents named so, with the run's id behind it; no user's agent may be, and no list
+# shows them.
+CANARY_AGENT_PREFIX = "tailrace:canary:"
 # Whose the runs are where no credentials are configured.
 DEFAULT_TENANT = "default"
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
