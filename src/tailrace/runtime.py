@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
@@ -34,6 +35,9 @@ from tailrace.worker.worker import Worker
 from tailrace.write.appender import LANES, Appender
 from tailrace.write.orchestrate import Orchestrator
 from tailrace.write.publisher import Publisher
+
+if TYPE_CHECKING:
+    from tailrace.exporters.otel import OtelExporter
 
 Role = Literal["api", "worker", "outbox"]
 ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
@@ -85,18 +89,33 @@ async def run_roles(
     """
     metrics = PrometheusExporter()
     logs = LogExporter(level=settings.log_level, log_events=settings.log_events)
-    telemetry = Telemetry((metrics, logs, *exporters))
+    spans = _spans(settings)
+    telemetry = Telemetry((metrics, logs, *([spans] if spans is not None else []), *exporters))
     if settings.bus_url.get_secret_value() == "memory://" and set(roles) != set(ROLES):
         raise SettingsError(
             "TAILRACE_BUS_URL=memory:// serves one process with all roles; use postgres:// to split them"
         )
     credentials = _credentials(settings, telemetry)
     async with AsyncExitStack() as stack:
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.close)
         database = await stack.enter_async_context(open_database(settings))
         await require_current(database)
-        parts = _Parts(settings, database, telemetry, metrics, agents, credentials)
+        parts = _Parts(settings, database, telemetry, metrics, agents, credentials, tracing=spans is not None)
         await stack.enter_async_context(parts.running(roles))
         yield parts.services
+
+
+def _spans(settings: Settings) -> OtelExporter | None:
+    """Return what sends spans, None where no collector is named or the SDK is not installed."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        # Optional, and half a second to import: for those alone who name a collector.
+        from tailrace.exporters.otel import OtelExporter  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None  # The variable is everybody's: it may be set for other programs of the machine.
+    return OtelExporter(settings.otlp_endpoint, version=version("tailrace"))
 
 
 def _credentials(settings: Settings, telemetry: Telemetry) -> Credentials:
@@ -119,6 +138,8 @@ class _Parts:
         metrics: PrometheusExporter,
         agents: Mapping[str, Agent],
         credentials: Credentials,
+        *,
+        tracing: bool,
     ) -> None:
         self._settings = settings
         self._agents = agents
@@ -136,7 +157,7 @@ class _Parts:
         self._hub = Hub(bus, self._events)
         timeout = settings.tx_timeout_ms / 2000
         self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
-        orchestrator = Orchestrator(runs, self._doorbell, telemetry)
+        orchestrator = Orchestrator(runs, self._doorbell, telemetry, tracing=tracing)
         self.services = Services(
             settings=settings,
             database=database,

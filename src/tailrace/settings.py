@@ -26,6 +26,8 @@ ENV_FILE = Path(".env")
 # The buses that need no address, and those that are servers of their own.
 OWN_BUSES = ("postgres", "memory")
 BUS_SERVERS = ("redis", "rediss", "nats", "tls")
+# Variables that others name too, and what they stand for where ours is not set.
+STANDARD = {"database_url": "DATABASE_URL", "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
 # Their values are never repeated, in no error.
 SECRETS = frozenset({"database_url", "bus_url", "api_key"})
 
@@ -141,6 +143,14 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[
         int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
     ] = 100
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            description="Root of an OpenTelemetry collector that takes OTLP over HTTP, as `http://127.0.0.1:4318`; "
+            "else `OTEL_EXPORTER_OTLP_ENDPOINT`; needs `tailrace[otel]`, without which, or without either, nothing is "
+            "traced."
+        ),
+    ] = None
     log_events: Annotated[bool, Field(description="Write a log line for every event persisted and published.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line that is written.")
@@ -157,6 +167,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_bus(cls, value: SecretStr) -> SecretStr:
         _require_bus(value.get_secret_value())
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError("must begin with http:// or https://")
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -219,12 +236,9 @@ def load_settings(**overrides: Any) -> Settings:
     ]
     if faults:
         raise SettingsError("\n".join(faults))
-    if (
-        "database_url" not in overrides
-        and not given.get(f"{PREFIX}DATABASE_URL")
-        and (url := given.get("DATABASE_URL"))
-    ):
-        overrides["database_url"] = url
+    for field, elsewhere in STANDARD.items():
+        if field not in overrides and not given.get(f"{PREFIX}{field.upper()}") and (url := given.get(elsewhere)):
+            overrides[field] = url
     try:
         return Settings(**overrides)
     except ValidationError as error:

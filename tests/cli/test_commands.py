@@ -172,7 +172,7 @@ async def test_outbox_status_shows_the_backlog(tailrace: Tailrace, database: Dat
     empty = json.loads((await tailrace("outbox", "status", "--json")).out)
     assert empty == {"backlog": 0, "oldestUnpublishedSeconds": None, "runs": []}
     for run_id in ("a", "b"):
-        await database.value("run_create", run_id, "x", None, None, None, 1, "default")
+        await database.value("run_create", run_id, "x", None, None, None, 1, "default", None)
     async with database.connection() as connection:
         await connection.execute(f"""
             insert into "{database.schema}".run_events (run_id, seq, ts, type, source, fn)

@@ -40,7 +40,7 @@ async def test_the_example_application_serves_its_own_routes_and_ours(
         assert (await client.get(run.run_id)).output == "Hello, you!"
         started = await http.post(f"{address[1]}/tailrace/api/agents/runs", json={"agent": "greet"})
         assert started.headers["location"] == f"/tailrace/api/agents/runs/{started.json()['runId']}"
-        queued = await database.value("run_create", "waits", "nobody", None, None, None, 1, "default")
+        queued = await database.value("run_create", "waits", "nobody", None, None, None, 1, "default", None)
         async with http.stream("GET", f"{address[1]}/tailrace/api/agents/runs/{queued}/stream") as stream:
             lines = stream.aiter_lines()
             assert (await anext(lines)).startswith("retry: ")

@@ -78,7 +78,8 @@ class Lease:
 
     ``epoch`` rises with each acquisition and is the fence: an append with an older one is refused.
     ``takeovers`` counts how often a worker was found dead while it held the run, since a step of it was last kept;
-    ``cancel_requested`` says that it was asked to end under an earlier lease, ``created_at_seconds`` is Unix time.
+    ``cancel_requested`` says that it was asked to end under an earlier lease, ``created_at_seconds`` is Unix time;
+    ``traceparent`` is where in a trace the run was started, None when it is not traced.
     """
 
     run_id: str
@@ -90,6 +91,7 @@ class Lease:
     resumed: bool
     cancel_requested: bool
     created_at_seconds: float
+    traceparent: str | None = None
 
 
 def check_run_id(run_id: object, pointer: str = "/runId") -> str:

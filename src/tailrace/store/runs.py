@@ -36,6 +36,7 @@ class RunRequest:
     idempotency_key: str | None = field(default=None, repr=False)
     request_hash: bytes | None = field(default=None, repr=False)
     tenant: str = DEFAULT_TENANT
+    traceparent: str | None = None
 
 
 class Runs:
@@ -66,6 +67,7 @@ class Runs:
             request.request_hash,
             request.ts,
             request.tenant,
+            request.traceparent,
         )
         if created is not None:
             try:

@@ -7,7 +7,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from tailrace.errors import EventTooLarge, Fault, InvalidEvent, InvalidInput, No
 from tailrace.model import draft, strictjson
 from tailrace.model.run import Lease
 from tailrace.telemetry import FirstNode, Telemetry
+from tailrace.trace import TraceContext, parse_traceparent, spanning
 from tailrace.worker.threads import Threads
 from tailrace.write.appender import Appender
 from tailrace.write.line import RunLog
@@ -60,6 +61,8 @@ class Run:
         self._turns: Counter[str] = Counter()
         self._max_event_bytes = max_event_bytes
         self._first_node_told = lease.resumed
+        started = parse_traceparent(lease.traceparent)
+        self._trace = started.child() if started is not None else None
 
     def __repr__(self) -> str:
         return f"Run(id={self.id!r}, agent={self.agent!r})"
@@ -68,6 +71,11 @@ class Run:
     def log(self) -> RunLog:
         """The writing end of this run's log."""
         return self._log
+
+    @property
+    def execution_trace(self) -> TraceContext | None:
+        """Where in the run's trace this execution is, None when the run is not traced."""
+        return self._trace
 
     async def emit(self, name: str, data: Mapping[str, Any] | None = None) -> None:
         """Append a Custom event.
@@ -89,10 +97,11 @@ class Run:
 
         :param timeout: most seconds the block may take; past it ``NodeTimeout`` is raised.
         """
-        await self._start_node(name)
-        async with self._bounded(name, timeout):
-            yield
-        await self._appender.append(self._log, [draft.node_finished(name, now_ms())])
+        with self._traced(name):
+            await self._start_node(name)
+            async with self._bounded(name, timeout):
+                yield
+            await self._appender.append(self._log, [draft.node_finished(name, now_ms())])
 
     async def step(self, name: str, fn: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - the contract's name
         """Run ``fn(*args)`` as a node whose result is kept, and return the result.
@@ -113,12 +122,19 @@ class Run:
         key = f"{name}#{self._turns[name]}"
         if (kept := self._kept_steps.get(key)) is not None:
             return orjson.loads(kept)
-        await self._start_node(name)
-        async with self._bounded(name, timeout):
-            result = await self._call(fn, *args)
-        text = result_json(result, f"the result of step {name!r}")
-        await self._appender.append(self._log, [draft.node_finished(name, now_ms())], step=(key, text))
+        with self._traced(name):
+            await self._start_node(name)
+            async with self._bounded(name, timeout):
+                result = await self._call(fn, *args)
+            text = result_json(result, f"the result of step {name!r}")
+            await self._appender.append(self._log, [draft.node_finished(name, now_ms())], step=(key, text))
         return orjson.loads(text)
+
+    def _traced(self, name: str) -> AbstractContextManager[object]:
+        if self._trace is None:
+            return nullcontext()
+        place = self._trace.child()
+        return spanning(self._telemetry.tell, f"node {name}", place, self._trace, self.id, self.agent)
 
     async def _start_node(self, name: str) -> None:
         await self._appender.append(self._log, [draft.node_started(name, now_ms())])

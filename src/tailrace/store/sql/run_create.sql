@@ -1,8 +1,8 @@
 -- Create a run, its RunStarted and its outbox row: all or nothing, in one statement.
 -- Returns no row when the id is taken, or the idempotency key within the tenant.
 with created as (
-    insert into tailrace.runs (id, agent, input, last_seq, idempotency_key, request_hash, tenant)
-    values ($1, $2, $3::json, 1, $4, $5, $7)
+    insert into tailrace.runs (id, agent, input, last_seq, idempotency_key, request_hash, tenant, traceparent)
+    values ($1, $2, $3::json, 1, $4, $5, $7, $8)
     on conflict do nothing -- either unique key: the caller looks which, and answers as the contract says
     returning id
 ), logged as (
