@@ -43,8 +43,11 @@ http {{
 }}
 """
 PASSING = "proxy_buffering off; proxy_http_version 1.1;"
-# As it comes, nginx speaks HTTP/1.0 to what is behind it, and holds what is not chunked until a buffer is full.
-BUFFERING = "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+# nginx alone sends on what it has buffered when it is not busy (seen with 1.22); its compressor keeps it.
+BUFFERING = (
+    "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"
+    " gzip on; gzip_types text/event-stream; gzip_min_length 0; gzip_proxied any;"
+)
 COMPRESSING = "proxy_buffering off; gzip on; gzip_types text/event-stream; gzip_min_length 0; gzip_proxied any;"
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason="there is no nginx; on Debian: apt-get install nginx-light")
@@ -86,7 +89,7 @@ async def test_what_a_proxy_does_to_the_stream_is_recognised(server: Served, doc
         assert (await doctor("--url", url)).findings == []
     async with nginx(tmp_path / "buffering", server.address, BUFFERING) as url:
         told = await doctor("--url", url)
-        assert told.codes == [Code.PROXY_BUFFERS]
+        assert told.codes == [Code.PROXY_BUFFERS, Code.PROXY_COMPRESSES]
         assert "proxy_buffering off" in told.of("proxy-buffers")["action"]
         assert url in told.of("proxy-buffers")["detail"]
     async with nginx(tmp_path / "compressing", server.address, COMPRESSING) as url:

@@ -47,7 +47,7 @@ WALK_SECONDS = 45.0
 
 
 def doctor(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Explain this run alone.")] = None,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="Explain this run alone.")] = None,
     url: Annotated[
         str | None, typer.Option("--url", metavar="PUBLIC_URL", help="Walk the canary through this server or proxy.")
     ] = None,
@@ -82,6 +82,7 @@ async def _examine(settings: Settings, run_id: str | None, url: str | None, key:
         examining.cancel()
 
     walk = Walk(not_walked="the database takes no writes, or its tables are not those that this Tailrace needs")
+    found = Diagnosis()
     try:
         with on_stop(stop, is_last=True):
             async with open_database(settings) as database, _lines(settings, database) as (doorbell, bus):
@@ -100,7 +101,8 @@ async def _examine(settings: Settings, run_id: str | None, url: str | None, key:
                     found.findings += conclude(walk, url, others=doorbell.others > (url is None))
             return found, walk
     except (DatabaseUnavailable, LocalPostgresError) as error:
-        return Diagnosis([unreachable(error)]), Walk(not_walked="the database is away")
+        found.findings.append(unreachable(error))
+        return found, Walk(not_walked="the database is away")
 
 
 async def _walk(

@@ -9,6 +9,8 @@ import httpx2
 import orjson
 
 RUNS = "/api/agents/runs"
+# A proxy may keep even the head back until the run has ended; the walk is bounded as a whole.
+SILENCE_SECONDS = 60.0
 
 
 class Listener:
@@ -30,7 +32,7 @@ class Listener:
         # What browsers send; a proxy that compresses does so for those who offer to take it.
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "gzip, deflate"}
         try:
-            async with self._http.stream("GET", self._path, headers=headers) as response:
+            async with self._http.stream("GET", self._path, headers=headers, timeout=SILENCE_SECONDS) as response:
                 self.encoding = response.headers.get("content-encoding")
                 if response.status_code != httpx2.codes.OK:
                     self.trouble = f"the stream was answered {response.status_code}"

@@ -69,10 +69,10 @@ def _compressed(url: str, encoding: str) -> Finding:
 
 
 def _buffered(url: str, walk: Walk) -> Finding:
-    came = f"{walk.arrived} of {walk.published} arrived, together, once the run had ended"
+    came = f"{walk.arrived} of {walk.published} arrived in the end, pushed on by what followed"
     return Finding(
         Code.PROXY_BUFFERS,
         "critical",
-        f"events that were published did not arrive through {url} while the run went on: {came}",
+        f"events that were published did not arrive through {url} in time: {came}",
         UNBUFFERED,
     )
