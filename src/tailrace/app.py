@@ -17,7 +17,7 @@ from tailrace.http.gate import Gate
 from tailrace.http.services import Services
 from tailrace.http.start import StartsFirst
 from tailrace.model.draft import check_name
-from tailrace.model.run import AGENT_NAME_MAX
+from tailrace.model.run import AGENT_NAME_MAX, CANARY_AGENT_PREFIX
 from tailrace.runtime import ROLES, Role, run_roles
 from tailrace.settings import Settings, load_settings
 from tailrace.worker.execution import Agent
@@ -140,6 +140,8 @@ class App:
         if not isinstance(name, str) or len(name) > AGENT_NAME_MAX:
             raise UsageError(f"an agent's name is a string of 1 to {AGENT_NAME_MAX} characters, found {name!r:.200}")
         check_name(name, "agent")
+        if name.startswith(CANARY_AGENT_PREFIX):
+            raise UsageError(f"agents named {CANARY_AGENT_PREFIX}… are the doctor's; choose another name for {name!r}")
         if not inspect.iscoroutinefunction(function):
             raise UsageError(f"the agent {name!r} must be an `async def`; call plain functions through `run.step`")
         if name in self._agents:

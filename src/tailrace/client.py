@@ -65,7 +65,7 @@ class Client:
     ) -> None:
         if api_key is not None and not _KEY.match(api_key):
             raise UsageError("the API key has characters that no key has; is there a space or a line break in it?")
-        self._url = _checked_url(url)
+        self._url = checked_url(url)
         self._silence_seconds = silence_seconds
         self._http = httpx2.AsyncClient(
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
@@ -224,7 +224,8 @@ def _path(run_id: str) -> str:
     return f"{RUNS}/{run_id}"
 
 
-def _checked_url(url: str) -> str:
+def checked_url(url: str) -> str:
+    """Return a server's root without its last slash; raise ``UsageError`` for what can be none."""
     try:
         parsed = httpx2.URL(url)
     except (httpx2.InvalidURL, UnicodeError, TypeError) as error:

@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Literal, assert_never
-from urllib.parse import urlsplit
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Literal, assert_never
 
 from tailrace.access.credentials import Credentials, FileCredentials
-from tailrace.bus.bus import Bus
-from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
-from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.memory import MemoryBus
-from tailrace.bus.postgres import PostgresBus
+from tailrace.bus.choice import choose_bus
+from tailrace.bus.linked import RETRY_SECONDS
 from tailrace.errors import SettingsError, TailraceError
 from tailrace.exporters.logs import LogExporter
 from tailrace.exporters.prometheus import PrometheusExporter
@@ -39,6 +36,9 @@ from tailrace.write.appender import LANES, Appender
 from tailrace.write.orchestrate import Orchestrator
 from tailrace.write.publisher import Publisher
 
+if TYPE_CHECKING:
+    from tailrace.exporters.otel import OtelExporter
+
 Role = Literal["api", "worker", "outbox"]
 ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
 # The wake-ups that drive these are in the process; the interval is only there for the loop to have one.
@@ -60,18 +60,33 @@ async def run_roles(
     """
     metrics = PrometheusExporter()
     logs = LogExporter(level=settings.log_level, log_events=settings.log_events)
-    telemetry = Telemetry((metrics, logs, *exporters))
+    spans = _spans(settings)
+    telemetry = Telemetry((metrics, logs, *([spans] if spans is not None else []), *exporters))
     if settings.bus_url.get_secret_value() == "memory://" and set(roles) != set(ROLES):
         raise SettingsError(
             "TAILRACE_BUS_URL=memory:// serves one process with all roles; use postgres:// to split them"
         )
     credentials = _credentials(settings, telemetry)
     async with AsyncExitStack() as stack:
+        if spans is not None:
+            stack.push_async_callback(asyncio.to_thread, spans.close)
         database = await stack.enter_async_context(open_database(settings))
         await require_current(database)
-        parts = _Parts(settings, database, telemetry, metrics, agents, credentials)
+        parts = _Parts(settings, database, telemetry, metrics, agents, credentials, tracing=spans is not None)
         await stack.enter_async_context(parts.running(roles))
         yield parts.services
+
+
+def _spans(settings: Settings) -> OtelExporter | None:
+    """Return what sends spans, None where no collector is named or the SDK is not installed."""
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        # Optional, and half a second to import: for those alone who name a collector.
+        from tailrace.exporters.otel import OtelExporter  # noqa: PLC0415
+    except ModuleNotFoundError:
+        return None  # The variable is everybody's: it may be set for other programs of the machine.
+    return OtelExporter(settings.otlp_endpoint, version=version("tailrace"))
 
 
 def _credentials(settings: Settings, telemetry: Telemetry) -> Credentials:
@@ -94,6 +109,8 @@ class _Parts:
         metrics: PrometheusExporter,
         agents: Mapping[str, Agent],
         credentials: Credentials,
+        *,
+        tracing: bool,
     ) -> None:
         self._settings = settings
         self._agents = agents
@@ -102,14 +119,18 @@ class _Parts:
         self._events = Events(database)
         self._leases = Leases(database)
         self._bus_duties: list[Duty] = []
-        bus = self._choose_bus(settings.bus_url.get_secret_value())
+        bus, link_once = choose_bus(
+            settings.bus_url.get_secret_value(), settings.db_schema, self._doorbell, self._telemetry
+        )
+        if link_once is not None:
+            self._bus_duties.append(Duty("bus.link", link_once, RETRY_SECONDS))
         runs, outbox = Runs(database), Outbox(database)
         self._hub = Hub(bus, self._events, still_holds=credentials.still_holds)
         self._live = LiveStreams(settings, self._hub, self._events, credentials, telemetry)
         timeout = settings.tx_timeout_ms / 2000
         self._publishes = False
         self._publisher = Publisher(outbox, bus, telemetry, bus_timeout_seconds=timeout)
-        orchestrator = Orchestrator(runs, self._doorbell, telemetry, on_committed=self._committed)
+        orchestrator = Orchestrator(runs, self._doorbell, telemetry, on_committed=self._committed, tracing=tracing)
         self._starter = orchestrator.starter
         self.services = Services(
             settings=settings,
@@ -127,17 +148,6 @@ class _Parts:
             credentials=credentials,
             live=self._live,
         )
-
-    def _choose_bus(self, url: str) -> Bus:
-        match urlsplit(url).scheme:
-            case "memory":
-                return MemoryBus()
-            case "postgres":
-                return LocalFirst(PostgresBus(self._doorbell))
-            case _:
-                linked = LinkedBus(_wire(url, self._settings.db_schema), self._telemetry)
-                self._bus_duties.append(Duty("bus.link", linked.link_once, RETRY_SECONDS))
-                return LocalFirst(linked)
 
     @asynccontextmanager
     async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
@@ -240,25 +250,6 @@ class _Parts:
                     pass
         except (TimeoutError, TailraceError) as error:
             self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))
-
-
-def _wire(url: str, namespace: str) -> Wire:
-    """Return the way to the server that a checked bus URL names."""
-    extra = "nats" if urlsplit(url).scheme in ("nats", "tls") else "redis"
-    try:
-        # Optional: imported only by those who name them.
-        if extra == "nats":
-            from tailrace.bus.nats import NatsWire  # noqa: PLC0415
-
-            return NatsWire(url, namespace)
-        from tailrace.bus.redis import RedisWire  # noqa: PLC0415
-
-        return RedisWire(url, namespace)
-    except ModuleNotFoundError as error:
-        raise SettingsError(
-            f"TAILRACE_BUS_URL names a {extra} server, and the package {error.name} is not installed: "
-            f"pip install 'tailrace[{extra}]'"
-        ) from error
 
 
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -26,6 +26,8 @@ ENV_FILE = Path(".env")
 # The buses that need no address, and those that are servers of their own.
 OWN_BUSES = ("postgres", "memory")
 BUS_SERVERS = ("redis", "rediss", "nats", "tls")
+# Variables that others name too, and what they stand for where ours is not set.
+STANDARD = {"database_url": "DATABASE_URL", "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
 # Their values are never repeated, in no error.
 SECRETS = frozenset({"database_url", "bus_url", "api_key"})
 
@@ -104,7 +106,8 @@ class Settings(BaseSettings):
         ),
     ] = None
     api_key: Annotated[
-        SecretStr | None, Field(description="The key that `tailrace runs … --url` sends; servers have no use for it.")
+        SecretStr | None,
+        Field(description="The key that `tailrace runs … --url` and `doctor --url` send; servers have no use for it."),
     ] = None
     stream_token_seconds: Annotated[
         float, Field(gt=0, le=3600, description="How long a stream token opens its stream, in seconds.")
@@ -146,6 +149,14 @@ class Settings(BaseSettings):
             "where each holds something scarce.",
         ),
     ] = 200
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            description="Root of an OpenTelemetry collector that takes OTLP over HTTP, as `http://127.0.0.1:4318`; "
+            "else `OTEL_EXPORTER_OTLP_ENDPOINT`; needs `tailrace[otel]`, without which, or without either, nothing is "
+            "traced."
+        ),
+    ] = None
     log_events: Annotated[bool, Field(description="Write a log line for every event persisted and published.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line that is written.")
@@ -162,6 +173,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_bus(cls, value: SecretStr) -> SecretStr:
         _require_bus(value.get_secret_value())
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not re.match(r"https?://[^/]", value):
+            raise ValueError("must begin with http:// or https://")
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -224,12 +242,9 @@ def load_settings(**overrides: Any) -> Settings:
     ]
     if faults:
         raise SettingsError("\n".join(faults))
-    if (
-        "database_url" not in overrides
-        and not given.get(f"{PREFIX}DATABASE_URL")
-        and (url := given.get("DATABASE_URL"))
-    ):
-        overrides["database_url"] = url
+    for field, elsewhere in STANDARD.items():
+        if field not in overrides and not given.get(f"{PREFIX}{field.upper()}") and (url := given.get(elsewhere)):
+            overrides[field] = url
     try:
         return Settings(**overrides)
     except ValidationError as error:

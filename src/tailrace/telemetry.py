@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from tailrace.trace import Span, TraceContext
+
 # Why a request is turned away before anything is done for it. A bounded set: it is the label of a metric.
 RefusalReason = Literal[
     "not-authenticated",
@@ -29,6 +31,7 @@ class RunCreated:
 
     run_id: str
     agent: str
+    trace: TraceContext | None = None
 
 
 class Written(Protocol):
@@ -123,6 +126,7 @@ class JobStarted:
     agent: str
     epoch: int
     resumed: bool
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,7 @@ class JobEnded:
     run_id: str
     agent: str
     state: str
+    trace: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +280,7 @@ Happening = (
     | KeysFileBroken
     | RequestRefused
     | RequestFailed
+    | Span
 )
 Exporter = Callable[[Happening], None]
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote, unquote, urlsplit
@@ -32,12 +33,19 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(params=["refuses", "forgets"])
 def pooler(request: pytest.FixtureRequest, tailrace_database: str) -> Iterator[str]:
     """URL of the test database through a PgBouncer, which refuses or forgets settings of the session."""
-    parts = urlsplit(tailrace_database)
+    with pooled(tailrace_database, forgetting=request.param == "forgets") as url:
+        yield url
+
+
+@contextmanager
+def pooled(database_url: str, *, forgetting: bool) -> Iterator[str]:
+    """Yield the database's URL through a PgBouncer."""
+    parts = urlsplit(database_url)
     with TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         port = free_port()
-        host = _host_of(tailrace_database)
+        host = _host_of(database_url)
         ignored = "statement_timeout,lock_timeout,idle_in_transaction_session_timeout,jit"
         (folder / "users.txt").write_text(f'"{unquote(parts.username or "")}" "{unquote(parts.password or "")}"\n')
         (folder / "pgbouncer.ini").write_text(
@@ -47,7 +55,7 @@ def pooler(request: pytest.FixtureRequest, tailrace_database: str) -> Iterator[s
             f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
             f"auth_type = plain\nauth_file = {folder}/users.txt\n"
             "pool_mode = transaction\ndefault_pool_size = 4\n"
-            + (f"ignore_startup_parameters = {ignored}\n" if request.param == "forgets" else "")
+            + (f"ignore_startup_parameters = {ignored}\n" if forgetting else "")
         )
         user = unprivileged()
         if user is not None:

@@ -227,6 +227,13 @@ async def test_asking_for_the_backlog_costs_what_is_open(large: Database, name: 
     assert_frugal(found, at_most=3 * 800)
 
 
+@pytest.mark.parametrize("name", ["health_behind", "health_queued", "health_stalled", "health_expired", "health_gaps"])
+async def test_what_the_doctor_looks_through_is_what_is_in_progress(large: Database, name: str) -> None:
+    """It is called when there is trouble: it must not read the history while everything else is slow."""
+    found = await analyzed(large, name, 1000 if name == "health_gaps" else 0.1, 10)
+    assert_frugal(found, at_most=5 * 800)
+
+
 @pytest.mark.parametrize("agent", [None, "a3", "rare"])
 @pytest.mark.parametrize("page", ["first", "deep"])
 @pytest.mark.parametrize("tenant", ["default", "small"])

@@ -19,6 +19,7 @@ COMMANDS = {
     "db": "database",
     "runs": "runs",
     "outbox": "outbox",
+    "doctor": "doctor",
     "keys": "keys",
     "schema": "schema",
     "bench": "bench",

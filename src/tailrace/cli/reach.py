@@ -24,7 +24,7 @@ from tailrace.client import Client
 from tailrace.errors import UsageError
 from tailrace.http.server import serving
 from tailrace.runtime import Role
-from tailrace.settings import load_settings
+from tailrace.settings import Settings, load_settings
 
 # A process that publishes over another bus does not tell this one, so this one looks for itself this often.
 HEARTBEAT_SECONDS = 1.0
@@ -35,7 +35,7 @@ ROLES: tuple[Role, ...] = ("api",)
 async def reach(url: str | None, api_key_file: Path | None = None) -> AsyncIterator[Client]:
     """Yield a client for the server at ``url``, or for one of our own."""
     if url is not None:
-        async with Client(url, api_key=_api_key(api_key_file)) as client:
+        async with Client(url, api_key=api_key_of(api_key_file)) as client:
             yield client
         return
     settings = load_settings().model_copy(
@@ -46,19 +46,21 @@ async def reach(url: str | None, api_key_file: Path | None = None) -> AsyncItera
             "log_level": "error",
         }
     )
+    async with own_api(settings) as (root, transport), Client(root, transport=transport) as client:
+        yield client
+
+
+@asynccontextmanager
+async def own_api(settings: Settings) -> AsyncIterator[tuple[str, httpx2.AsyncHTTPTransport]]:
+    """Serve an API of our own, for an operator, inside the block; yield its root and the way to it."""
     app = App(settings)
     with tempfile.TemporaryDirectory(prefix="tailrace-") as folder:
         path = str(Path(folder) / "api")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(path)
             listening.listen()
-            transport = httpx2.AsyncHTTPTransport(uds=path)
-            async with (
-                _running_for_operator(app),
-                serving(app.asgi(roles=ROLES), listening),
-                Client("http://localhost", transport=transport) as client,
-            ):
-                yield client
+            async with _running_for_operator(app), serving(app.asgi(roles=ROLES), listening):
+                yield "http://localhost", httpx2.AsyncHTTPTransport(uds=path)
 
 
 @asynccontextmanager
@@ -68,7 +70,8 @@ async def _running_for_operator(app: App) -> AsyncIterator[None]:
         yield
 
 
-def _api_key(file: Path | None) -> str | None:
+def api_key_of(file: Path | None) -> str | None:
+    """Return the key for ``--url``, None where there is none; raise ``UsageError`` for a file that holds none."""
     if file is None:
         setting = load_settings().api_key
         return setting.get_secret_value() if setting is not None else None

@@ -15,6 +15,7 @@ from typing import Any, Literal, TextIO, assert_never
 import structlog
 
 from tailrace import telemetry as t
+from tailrace.trace import Span
 
 Level = Literal["debug", "info", "warning", "error"]
 # Strangers choose how many requests are refused, and must not choose how much is written: a line a reason in this time.
@@ -56,6 +57,11 @@ class LogExporter:
                     self._published(happening)
             case t.RequestRefused():
                 self._count_refused(happening.reason)
+            case Span():
+                pass
+            case t.RunCreated() | t.JobStarted() | t.JobEnded() if (trace := happening.trace) is not None:
+                level, event, fields = line(happening)
+                self._write(level, event, fields | {"trace_id": trace.trace_id, "span_id": trace.span_id})
             case _:
                 self._write(*line(happening))
 
@@ -132,8 +138,8 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
     """Return level, event name and fields of a happening's log line."""
     fields: dict[str, Any]
     match happening:
-        case t.EventsPersisted() | t.EventsPublished() | t.RequestRefused():
-            return "debug", "flow", {}  # LogExporter writes these itself, by its own rules.
+        case t.EventsPersisted() | t.EventsPublished() | t.RequestRefused() | Span():
+            return "debug", "flow", {}  # LogExporter writes these itself, by its own rules; spans are for others.
         case t.RunCreated():
             return "info", "run.created", _of_run(happening.run_id, agent=happening.agent)
         case t.OutboxGap():

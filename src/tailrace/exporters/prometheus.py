@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tailrace import telemetry as t
+from tailrace.exporters.churn import COUNT_MAX, WINDOW_SECONDS, Churn
 from tailrace.model.run import STATE_AFTER
 
 _ENDS = {str(kind): state for kind, state in STATE_AFTER.items()}
@@ -55,6 +56,13 @@ class PrometheusExporter:
         self._reconnects = Counter(
             "tailrace_stream_reconnects", "Streams opened with a position above zero.", registry=registry
         )
+        self._churn = Churn()
+        Gauge(
+            "tailrace_stream_reconnects_max",
+            f"The most reconnects of any one run at this process within the last {WINDOW_SECONDS:g} seconds, up to "
+            f"{COUNT_MAX}.",
+            registry=registry,
+        ).set_function(self._churn.most)
         self._refused = Counter(
             "tailrace_requests_refused",
             f"Requests that were turned away, by reason: {', '.join(t.REFUSAL_REASONS)}.",
@@ -87,6 +95,7 @@ class PrometheusExporter:
                 self._streams.inc()
                 if happening.reconnect:
                     self._reconnects.inc()
+                    self._churn.add(happening.run_id)
             case t.StreamClosed():
                 self._streams.dec()
             case t.RequestRefused():

@@ -13,6 +13,9 @@ from tailrace.model.event import RUN_ID_PATTERN, SEQ_MAX, EventType
 _RUN_ID = re.compile(RUN_ID_PATTERN.rstrip("$") + r"\Z")
 _POSITION = re.compile(r"(?:0|[1-9][0-9]{0,18})\Z", re.ASCII)
 AGENT_NAME_MAX = 128
+# The doctor's canaries are runs of agents named so, with the run's id behind it; no user's agent may be, and no list
+# shows them.
+CANARY_AGENT_PREFIX = "tailrace:canary:"
 # Whose the runs are where no credentials are configured.
 DEFAULT_TENANT = "default"
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -75,7 +78,8 @@ class Lease:
 
     ``epoch`` rises with each acquisition and is the fence: an append with an older one is refused.
     ``takeovers`` counts how often a worker was found dead while it held the run, since a step of it was last kept;
-    ``cancel_requested`` says that it was asked to end under an earlier lease, ``created_at_seconds`` is Unix time.
+    ``cancel_requested`` says that it was asked to end under an earlier lease, ``created_at_seconds`` is Unix time;
+    ``traceparent`` is where in a trace the run was started, None when it is not traced.
     """
 
     run_id: str
@@ -87,6 +91,7 @@ class Lease:
     resumed: bool
     cancel_requested: bool
     created_at_seconds: float
+    traceparent: str | None = None
 
 
 def check_run_id(run_id: object, pointer: str = "/runId") -> str:

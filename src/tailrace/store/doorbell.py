@@ -91,6 +91,11 @@ class Doorbell:
             self._others = {sender: heard for sender, heard in self._others.items() if heard > gone}
         return not self._others
 
+    @property
+    def others(self) -> int:
+        """How many other processes were heard; those that are there answer the first test within ``ANSWER_SECONDS``."""
+        return len(self._others)
+
     def on_restored(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever rings may have been lost."""
         self._restored.append(listener)

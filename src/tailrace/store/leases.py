@@ -99,4 +99,5 @@ def _lease(row: asyncpg.Record) -> Lease:
         resumed=row["resumed"],
         cancel_requested=row["cancel_requested"],
         created_at_seconds=row["created"],
+        traceparent=row["traceparent"],
     )

@@ -35,6 +35,7 @@ class RunRequest:
     idempotency_key: str | None = field(default=None, repr=False)
     request_hash: bytes | None = field(default=None, repr=False)
     tenant: str = DEFAULT_TENANT
+    traceparent: str | None = None
 
 
 class Runs:
@@ -73,6 +74,7 @@ class Runs:
             [request.request_hash for request in requests],
             [request.ts for request in requests],
             [request.tenant for request in requests],
+            [request.traceparent for request in requests],
         )
         times = {run_id: (created_at, updated_at) for run_id, created_at, updated_at in rows}
         return {

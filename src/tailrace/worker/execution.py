@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 from tailrace.errors import DatabaseUnavailable, LeaseLost, RunTerminated, TailraceError
 from tailrace.model import draft
 from tailrace.model.run import Lease, RunState
+from tailrace.telemetry import Telemetry
+from tailrace.trace import Ending, TraceContext, parse_traceparent, spanning
 from tailrace.worker.containment import call_contained
 from tailrace.worker.run import Run, result_json
 from tailrace.write.appender import Appender
@@ -55,6 +58,19 @@ class Execution:
         self._max_event_bytes = max_event_bytes
         self._stop_reason: StopReason | None = None
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """Where in the run's trace this execution is, None when the run is not traced."""
+        return self._run.execution_trace
+
+    def traced(self, telemetry: Telemetry) -> AbstractContextManager[Ending]:
+        """Tell of the block as the run's execution, if the run is traced."""
+        lease = self.lease
+        started = parse_traceparent(lease.traceparent)
+        if self.trace is None or started is None:
+            return nullcontext(Ending())
+        return spanning(telemetry.tell, "run.execute", self.trace, started, lease.run_id, lease.agent)
 
     def stop(self, reason: StopReason) -> None:
         """Cancel the agent; the first reason counts, but a lost lease overrides any."""

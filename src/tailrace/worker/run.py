@@ -7,7 +7,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +17,7 @@ from tailrace.errors import EventTooLarge, Fault, InvalidEvent, InvalidInput, No
 from tailrace.model import draft, strictjson
 from tailrace.model.run import Lease
 from tailrace.telemetry import FirstNode, Telemetry
+from tailrace.trace import TraceContext, parse_traceparent, spanning
 from tailrace.worker.threads import Threads
 from tailrace.write.appender import Appender
 from tailrace.write.line import RunLog
@@ -61,6 +62,8 @@ class Run:
         self._turns: Counter[str] = Counter()
         self._max_event_bytes = max_event_bytes
         self._first_node_told = lease.resumed
+        started = parse_traceparent(lease.traceparent)
+        self._trace = started.child() if started is not None else None
 
     def __repr__(self) -> str:
         return f"Run(id={self.id!r}, agent={self.agent!r})"
@@ -69,6 +72,11 @@ class Run:
     def log(self) -> RunLog:
         """The writing end of this run's log."""
         return self._log
+
+    @property
+    def execution_trace(self) -> TraceContext | None:
+        """Where in the run's trace this execution is, None when the run is not traced."""
+        return self._trace
 
     async def emit(self, name: str, data: Mapping[str, Any] | None = None) -> None:
         """Append a Custom event.
@@ -110,12 +118,19 @@ class Run:
         key = f"{name}#{self._turns[name]}"
         if (kept := self._kept_steps.get(key)) is not None:
             return orjson.loads(kept)
-        await self._start_node(name)
-        async with _bounded(name, timeout):
-            result = await self._call(fn, *args)
-        text = result_json(result, f"the result of step {name!r}")
-        await self._appender.append(self._log, [draft.node_finished(name, now_ms())], step=(key, text))
+        with self._traced(name):
+            await self._start_node(name)
+            async with _bounded(name, timeout):
+                result = await self._call(fn, *args)
+            text = result_json(result, f"the result of step {name!r}")
+            await self._appender.append(self._log, [draft.node_finished(name, now_ms())], step=(key, text))
         return orjson.loads(text)
+
+    def _traced(self, name: str) -> AbstractContextManager[object]:
+        if self._trace is None:
+            return nullcontext()
+        place = self._trace.child()
+        return spanning(self._telemetry.tell, f"node {name}", place, self._trace, self.id, self.agent)
 
     async def _start_node(self, name: str) -> None:
         await self._appender.append(self._log, [draft.node_started(name, now_ms())])
@@ -137,28 +152,38 @@ class Run:
 class _Node:
     """What ``Run.node`` gives; a class, for a generator takes thrice as long, and there are two of them an event."""
 
-    __slots__ = ("_bound", "_name", "_run", "_timeout")
+    __slots__ = ("_bound", "_name", "_run", "_span", "_timeout")
 
     def __init__(self, run: Run, name: str, timeout: float | None) -> None:
         self._run = run
         self._name = name
         self._timeout = timeout
+        self._span = run._traced(name)
         self._bound: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> None:
-        await self._run._start_node(self._name)
-        if self._timeout is not None:
-            self._bound = _bounded(self._name, self._timeout)
-            await self._bound.__aenter__()
+        self._span.__enter__()
+        try:
+            await self._run._start_node(self._name)
+            if self._timeout is not None:
+                self._bound = _bounded(self._name, self._timeout)
+                await self._bound.__aenter__()
+        except BaseException as error:
+            self._span.__exit__(type(error), error, error.__traceback__)
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool | None:
-        if self._bound is not None:
-            await self._bound.__aexit__(kind, error, trace)
-        if error is None:
-            await self._run._finish_node(self._name)
-        return None
+    ) -> None:
+        try:
+            if self._bound is not None:
+                await self._bound.__aexit__(kind, error, trace)
+            if error is None:
+                await self._run._finish_node(self._name)
+        except BaseException as raised:
+            self._span.__exit__(type(raised), raised, raised.__traceback__)
+            raise
+        self._span.__exit__(kind, error, trace)
 
 
 @asynccontextmanager

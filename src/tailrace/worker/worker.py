@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 from tailrace.errors import DatabaseUnavailable
-from tailrace.model.run import Lease
+from tailrace.model.run import Lease, RunState
 from tailrace.store.leases import Leases
 from tailrace.telemetry import DutyFailed, JobEnded, JobStarted, Telemetry
 from tailrace.worker.attendance import Attendance
@@ -213,13 +213,15 @@ class Worker:
         return task
 
     async def _execute(self, execution: Execution, kept_steps: dict[str, str]) -> None:
-        lease = execution.lease
-        self._telemetry.tell(JobStarted(lease.run_id, lease.agent, lease.epoch, lease.resumed))
+        lease, trace = execution.lease, execution.trace
+        self._telemetry.tell(JobStarted(lease.run_id, lease.agent, lease.epoch, lease.resumed, trace))
         try:
             if lease.resumed:
                 kept_steps.update(await self._kept_steps(lease.run_id))
-            state = await execution.execute()
-            self._telemetry.tell(JobEnded(lease.run_id, lease.agent, state))
+            with execution.traced(self._telemetry) as ending:
+                state = await execution.execute()
+                ending.error = state if state == RunState.FAILED else None
+            self._telemetry.tell(JobEnded(lease.run_id, lease.agent, state, trace))
         except Exception as error:  # noqa: BLE001 - one run's trouble must not end the others; its lease runs out
             self._telemetry.tell(DutyFailed("worker.execute", f"run {lease.run_id}: {error}", self._lease_seconds))
         finally:

@@ -14,6 +14,7 @@ from tailrace.store.doorbell import Doorbell, Ring
 from tailrace.store.events import RunAppend
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import EventsPersisted, RunCreated, Telemetry
+from tailrace.trace import Span, new_trace
 from tailrace.write.starter import Starter
 
 
@@ -28,7 +29,10 @@ def new_run_id() -> str:
 
 
 class Orchestrator:
-    """Starts and cancels runs.  Nothing starts unless a duty performs ``starter.flush_once``."""
+    """Starts and cancels runs.  Nothing starts unless a duty performs ``starter.flush_once``.
+
+    :param tracing: begin a trace with each run, and keep in its row where.
+    """
 
     def __init__(
         self,
@@ -37,7 +41,9 @@ class Orchestrator:
         telemetry: Telemetry,
         *,
         on_committed: Callable[[Sequence[RunAppend]], None],
+        tracing: bool = False,
     ) -> None:
+        self._tracing = tracing
         self._runs = runs
         self._on_committed = on_committed
         self.starter = Starter(runs)
@@ -67,10 +73,17 @@ class Orchestrator:
         request_hash = None
         if idempotency_key is not None:
             request_hash = hashlib.sha256(strictjson.canonical([agent, input_value, run_id])).digest()
-        request = RunRequest(run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash, tenant)
+        trace = new_trace() if self._tracing else None
+        request = RunRequest(
+            run_id or new_run_id(), agent, text, now_ms(), idempotency_key, request_hash, tenant,
+            trace.traceparent if trace is not None else None,
+        )  # fmt: skip
+        begun_ns = time.time_ns()
         run, is_new = await self._create(request, can_ask_again=run_id is None or idempotency_key is not None)
         if is_new:
-            self._telemetry.tell(RunCreated(run.id, run.agent))
+            if trace is not None:
+                self._telemetry.tell(Span("run.start", trace, None, run.id, agent, begun_ns, time.time_ns(), None))
+            self._telemetry.tell(RunCreated(run.id, run.agent, trace))
             self._committed(RunAppend(run.id, 0, 1, [draft.run_started(request.ts)]))
             self._doorbell.ring(Ring.JOBS)
         return run, is_new

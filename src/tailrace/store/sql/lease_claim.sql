@@ -43,4 +43,4 @@ where runs.id = chosen.id
 returning
     runs.id, runs.agent, runs.input, runs.epoch, runs.last_seq, runs.takeovers, runs.epoch > 1 as resumed,
     runs.cancel_requested_at is not null as cancel_requested,
-    extract(epoch from runs.created_at)::float8 as created
+    extract(epoch from runs.created_at)::float8 as created, runs.traceparent

@@ -1,0 +1,158 @@
+"""The alerts we ship: by promtool, and in a real Prometheus that scrapes real servers in which each is provoked.
+
+The real one uses a copy of the rules in which five minutes are five seconds, and scrapes five times a second; the
+conditions, their bounds and the metrics are those of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+import tailrace
+from tailrace.settings import Settings
+from tests.outage_support import Served, served
+from tests.servers import free_port
+from tests.write_support import until
+
+PROMETHEUS = Path(__file__).parent.parent.parent / "deploy" / "prometheus"
+RULES = PROMETHEUS / "tailrace.rules.yml"
+AGENTS = Path(__file__).parent / "agents.py"
+CONFIGURATION = """
+global: {{scrape_interval: 200ms, scrape_timeout: 200ms, evaluation_interval: 200ms}}
+rule_files: [rules.yml]
+scrape_configs:
+  - job_name: tailrace
+    static_configs:
+      - targets: {targets}
+"""
+FLOOD = 400
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("promtool") is None or shutil.which("prometheus") is None,
+    reason="there is no Prometheus; on Debian: apt-get install prometheus",
+)
+
+
+class Prometheus:
+    """A Prometheus of our own."""
+
+    def __init__(self, http: httpx2.AsyncClient) -> None:
+        self._http = http
+
+    async def firing(self) -> set[str] | None:
+        """Return the names of the alerts that fire, None while it does not answer."""
+        try:
+            answer = await self._http.get("/alerts")
+        except httpx2.HTTPError:
+            return None
+        if answer.status_code != httpx2.codes.OK:
+            return None
+        return {each["labels"]["alertname"] for each in answer.json()["data"]["alerts"] if each["state"] == "firing"}
+
+    async def value(self, query: str) -> float | None:
+        """Return what a query gives now, None for nothing."""
+        result = (await self._http.get("/query", params={"query": query})).json()["data"]["result"]
+        return float(result[0]["value"][1]) if result else None
+
+    async def until_firing(self, name: str) -> None:
+        """Wait until an alert fires."""
+
+        async def fires() -> bool | None:
+            return True if name in (await self.firing() or ()) else None
+
+        await until(fires)
+
+
+@asynccontextmanager
+async def prometheus(folder: Path, *scraped: Served) -> AsyncIterator[Prometheus]:
+    """Run Prometheus with the rules, scaled, over these servers."""
+    port = free_port()
+    text = RULES.read_text("utf-8")
+    assert text.count("[5m]") == 2
+    (folder / "rules.yml").write_text(text.replace("[5m]", "[5s]"), "utf-8")
+    targets = [f"127.0.0.1:{server.port}" for server in scraped]
+    (folder / "prometheus.yml").write_text(CONFIGURATION.format(targets=targets), "utf-8")
+    process = await asyncio.create_subprocess_exec(
+        *("prometheus", "--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=error"),
+        f"--web.listen-address=127.0.0.1:{port}",
+        cwd=folder,
+    )
+    try:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", timeout=5) as http:
+            started = Prometheus(http)
+
+            async def scrapes() -> bool | None:
+                assert process.returncode is None
+                if await started.firing() is None:
+                    return None
+                return True if await started.value("count(up == 1)") == len(scraped) else None
+
+            await until(scrapes)
+            yield started
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def promtool(*args: str) -> str:
+    """Run promtool beside the rules; return what it said, and fail when it fails."""
+    process = await asyncio.create_subprocess_exec(
+        "promtool", *args, cwd=PROMETHEUS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said = (await process.communicate())[0].decode()
+    assert process.returncode == 0, said
+    return said
+
+
+async def test_the_rules_fire_at_their_bounds_and_not_before() -> None:
+    """promtool's own unit tests of the file, at the bound and beyond it."""
+    assert "4 rules found" in await promtool("check", "rules", "tailrace.rules.yml")
+    assert "SUCCESS" in await promtool("test", "rules", "tailrace.rules.test.yml")
+
+
+async def test_each_alert_fires_in_a_real_prometheus_when_its_condition_is_real(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    """None on a healthy system; then a silent run, a stopped outbox, what it publishes late, clients that flap."""
+    async with (
+        served(settings(), role="api", TAILRACE_STALL_SECONDS="3") as api,
+        served(settings(), role="outbox") as outbox,
+        served(settings(), app=AGENTS, role="worker"),
+        prometheus(tmp_path, api, outbox) as alerts,
+        tailrace.Client(api.address) as client,
+    ):
+        run = await client.start("flood", FLOOD)
+        assert [event.seq async for event in client.stream(run.run_id)] == list(range(1, FLOOD + 3))
+
+        async def scraped() -> bool | None:
+            published = await alerts.value("sum(tailrace_events_published_total)")
+            return True if published is not None and published > FLOOD else None
+
+        await until(scraped)
+        assert await alerts.firing() == set()
+
+        waiting = await client.start("wait")
+        await alerts.until_firing("TailraceRunStall")
+        assert await alerts.firing() == {"TailraceRunStall"}
+
+        outbox.freeze()
+        late = await client.start("flood", FLOOD)
+        await alerts.until_firing("TailraceOutboxBacklog")
+        outbox.thaw()
+        await alerts.until_firing("TailraceHighLag")
+        assert len([event async for event in client.stream(late.run_id)]) == FLOOD + 2
+
+        async with httpx2.AsyncClient(base_url=api.address) as http:
+            for _ in range(11):
+                path = f"/api/agents/runs/{waiting.run_id}/stream"
+                async with http.stream("GET", path, headers={"Last-Event-ID": "1"}) as stream:
+                    assert stream.status_code == httpx2.codes.OK
+        await alerts.until_firing("TailraceStreamChurn")

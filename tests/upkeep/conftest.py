@@ -1,0 +1,89 @@
+"""The doctor as an operator calls it, against real faults."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tailrace.settings import Settings
+from tailrace.store.database import Database
+from tests.write_support import value
+
+# What a whole walk may take on a machine that is busy with other things.
+PATIENCE_SECONDS = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the doctor said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def findings(self) -> list[dict[str, str]]:
+        document = json.loads(self.out)
+        assert list(document) == ["ok", "findings"]
+        assert document["ok"] is (document["findings"] == []) is (self.code == 0)
+        for finding in document["findings"]:
+            assert set(finding) - {"runId"} == {"code", "severity", "detail", "action"}
+            assert all(isinstance(text, str) and text for text in finding.values())
+        found: list[dict[str, str]] = document["findings"]
+        return found
+
+    @property
+    def codes(self) -> list[str]:
+        return sorted({finding["code"] for finding in self.findings})
+
+    def of(self, code: str) -> dict[str, str]:
+        """Return the one finding with this code."""
+        (found,) = [finding for finding in self.findings if finding["code"] == code]
+        return found
+
+
+Doctor = Callable[..., Awaitable[Told]]
+
+
+@pytest.fixture
+def doctor(settings: Callable[..., Settings], database: Database, tmp_path: Path) -> Doctor:
+    """Run `tailrace doctor --json …` in a process of its own; its canary is gone afterwards."""
+    given = settings()
+    assert given.database_url is not None
+    url = given.database_url.get_secret_value()
+
+    async def run(*args: str, text: bool = False, leaves: int = 0, **environment: str) -> Told:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tailrace", "doctor", *([] if text else ["--json"]), *args,
+            env={name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
+            | {"TAILRACE_DATABASE_URL": url, "TAILRACE_DB_SCHEMA": database.schema, "HOME": str(tmp_path)}
+            | environment,
+            cwd=tmp_path,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        assert b"Traceback" not in err, err.decode()
+        assert await canaries(database) == leaves
+        return Told(process.returncode, out.decode(), err.decode())
+
+    return run
+
+
+async def canaries(database: Database) -> Any:
+    """Return how many rows of any table are a canary's."""
+    return await value(
+        database,
+        "select (select count(*) from tailrace.runs where id like 'canary-%')"
+        " + (select count(*) from tailrace.run_events where run_id like 'canary-%')"
+        " + (select count(*) from tailrace.agents where name like 'tailrace:canary:%')",
+    )
