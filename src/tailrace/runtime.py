@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
+from tailrace.archive.opening import open_vault
+from tailrace.archive.reader import ArchivedEvents
 from tailrace.bus.bus import Bus
 from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
 from tailrace.bus.local_first import LocalFirst
@@ -23,9 +25,10 @@ from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http.services import Services
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
+from tailrace.store.archives import Archives, holder_name
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell, Ring
-from tailrace.store.events import Events, RunAppend
+from tailrace.store.events import RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.migrate import require_current, upgrade
 from tailrace.store.outbox import Outbox
@@ -45,6 +48,10 @@ ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
 WOKEN_INTERVAL_SECONDS = 60.0
 # How often streams are compared with the database while the bus brings nothing.
 DEAF_POLL_SECONDS = 1.0
+# How often a worker looks whether runs have come of age.
+ARCHIVE_SECONDS = 3600.0
+# A store that is away is no reason to hurry, and a lost object none to say so every five seconds.
+ARCHIVE_RETRY_SECONDS = 300.0
 # What a stopping process may take to publish what its runs have just written.
 DRAIN_SECONDS = 2.0
 
@@ -128,7 +135,9 @@ class _Parts:
         self._agents = agents
         self._telemetry = telemetry
         self._doorbell = Doorbell(database, telemetry)
-        self._events = Events(database)
+        self._archives = Archives(database, holder_name())
+        self._vault = open_vault(settings.archive_url) if settings.archive_url is not None else None
+        self._events = ArchivedEvents(database, self._archives, self._vault)
         self._leases = Leases(database)
         self._bus_duties: list[Duty] = []
         bus = self._choose_bus(settings.bus_url.get_secret_value())
@@ -144,6 +153,7 @@ class _Parts:
             hub=self._hub,
             runs=runs,
             events=self._events,
+            archived=self._events,
             outbox=outbox,
             leases=self._leases,
             orchestrator=orchestrator,
@@ -168,6 +178,8 @@ class _Parts:
     async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
         """Perform the duties of the roles inside the block; at its end stop what is open, in the order of the data."""
         async with AsyncExitStack() as stack:
+            if self._vault is not None:
+                stack.callback(self._vault.close)
             duties = [
                 Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
                 Duty("doorbell.flush", self._doorbell.flush, WOKEN_INTERVAL_SECONDS, self._doorbell.waiting),
@@ -206,9 +218,18 @@ class _Parts:
                     Duty("outbox.sweep", self._publisher.sweep_once, poll, self._publisher.sweep),
                 ]
             case "worker":
-                return []
+                return self._archiving()
             case _:
                 assert_never(role)
+
+    def _archiving(self) -> list[Duty]:
+        if self._vault is None:
+            return []
+        from tailrace.archive.archiver import Archiver  # noqa: PLC0415 - optional; there is a vault, so it is installed
+
+        archiver = Archiver(self._archives, self._vault, self._telemetry)
+        keep_once = partial(archiver.keep_once, self._settings.retention_days)
+        return [Duty("archive.keep", keep_once, ARCHIVE_SECONDS, retry_max_seconds=ARCHIVE_RETRY_SECONDS)]
 
     async def _start_worker(self, stack: AsyncExitStack, roles: Collection[Role]) -> None:
         settings = self._settings

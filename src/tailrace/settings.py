@@ -23,11 +23,13 @@ from tailrace.errors import SettingsError
 PREFIX = "TAILRACE_"
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 ENV_FILE = Path(".env")
+# The kinds of places that an archive may be in, beside a plain path.
+ARCHIVE_STORES = ("file", "s3", "gs", "az")
 # The buses that need no address, and those that are servers of their own.
 OWN_BUSES = ("postgres", "memory")
 BUS_SERVERS = ("redis", "rediss", "nats", "tls")
 # Their values are never repeated, in no error.
-SECRETS = frozenset({"database_url", "bus_url", "api_key"})
+SECRETS = frozenset({"database_url", "bus_url", "api_key", "archive_url"})
 
 
 class Settings(BaseSettings):
@@ -140,6 +142,19 @@ class Settings(BaseSettings):
     worker_concurrency: Annotated[
         int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
     ] = 100
+    retention_days: Annotated[
+        int,
+        Field(
+            ge=1, le=36_500, description="Age, since their end, at which runs go to `TAILRACE_ARCHIVE_URL`, in days."
+        ),
+    ] = 30
+    archive_url: Annotated[
+        str | None,
+        Field(
+            description="Where archived events lie: an absolute path, `file:///…`, `s3://bucket/…`, `gs://bucket/…` or "
+            "`az://account/container/…`; workers archive only when it is set, and every `api` process needs it to read."
+        ),
+    ] = None
     log_events: Annotated[bool, Field(description="Write a log line for every event persisted and published.")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least severe log line that is written.")
@@ -156,6 +171,13 @@ class Settings(BaseSettings):
     @classmethod
     def _is_a_bus(cls, value: SecretStr) -> SecretStr:
         _require_bus(value.get_secret_value())
+        return value
+
+    @field_validator("archive_url")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None:
+            _require_place(value)
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -202,6 +224,21 @@ def _require_bus(url: str) -> None:
             raise ValueError(f"may end in the number of a database, as in {scheme}://host/0")
     elif parts.path not in ("", "/") or parts.query:
         raise ValueError(f"takes nothing after the host and the port: {scheme}://host:port")
+
+
+def _require_place(url: str) -> None:
+    """Raise ``ValueError`` unless the URL names a place for an archive."""
+    parts = urlsplit(url)
+    if parts.scheme == "":
+        if not url.startswith("/"):
+            raise ValueError("must be an absolute path, or a URL")
+    elif parts.scheme not in ARCHIVE_STORES:
+        raise ValueError(f"must be an absolute path or begin with {', '.join(f'{s}://' for s in ARCHIVE_STORES)}")
+    elif parts.scheme == "file":
+        if parts.netloc or not parts.path.strip("/"):
+            raise ValueError("must be file:///absolute/path")
+    elif not parts.netloc or "@" in parts.netloc:
+        raise ValueError("needs the name of the bucket, and no credentials: those come from the environment")
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -208,6 +208,23 @@ class BusRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsArchived:
+    """Runs were copied into an object of the archive, which was read back."""
+
+    object: str
+    runs: int
+    events: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunNotArchivable:
+    """A finished run stays in Postgres, for rows of it are missing."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessReady:
     """A process serves its roles."""
 
@@ -269,6 +286,8 @@ Happening = (
     | WakeupsDead
     | BusLost
     | BusRestored
+    | RunsArchived
+    | RunNotArchivable
     | ProcessReady
     | ProcessStopping
     | KeysFileRead

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from tailrace import __version__
-from tailrace.cli import database, demo, keys, outbox, runs, schema, serve
+from tailrace.cli import archive, database, demo, keys, outbox, purge, runs, schema, serve
 from tailrace.errors import SettingsError, TailraceError, UsageError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -27,6 +27,8 @@ cli.command("serve", epilog=serve.EPILOG)(serve.serve)
 cli.add_typer(database.commands, name="db")
 cli.add_typer(runs.commands, name="runs")
 cli.add_typer(outbox.commands, name="outbox")
+cli.add_typer(archive.commands, name="archive")
+cli.command("purge")(purge.purge)
 cli.add_typer(keys.commands, name="keys")
 cli.command("schema")(schema.schema)
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.access.principal import Principal
-from tailrace.errors import PositionAhead, RunNotFound, Unavailable
+from tailrace.errors import PositionAhead, PositionGone, RunNotFound, Unavailable
 from tailrace.http.connection import ABORT
 from tailrace.http.services import GetServices, Services
 from tailrace.model.run import is_run_id
@@ -89,6 +89,7 @@ class EventStream(Response):
                     f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
                     "begin from a position that you have been given"
                 )
+            await services.archived.require(self._run_id, self._position, tail)
             services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
             reason = "trouble"
             try:
@@ -147,7 +148,7 @@ class EventStream(Response):
                 if loop.time() > rotate_at:
                     await self._body(send, retry(random.randint(0, RETRY_MS)), more=False)  # noqa: S311 - as above
                     return "rotated"
-        except Unavailable:
+        except (Unavailable, PositionGone):  # for what is gone now, the next request is told so
             await self._end(send)
             return "trouble"
         await self._end(send)
