@@ -66,34 +66,37 @@ class ArchivedEvents(Events):
         while (held := await self._archives.of_run(run_id)) is not None:
             if held.object == gone:
                 raise await self._gone(held)
-            events = await self._read(held, after, min(limit, upto - after), max_bytes)
+            events = await self._read(held, after, min(upto, held.events, after + limit), max_bytes)
             if events is not None:
                 return events
             # The object may have been replaced by one without a purged run, after we were told of it.
             gone = held.object
         return None
 
-    async def _read(self, held: Held, after: int, limit: int, max_bytes: int) -> list[StoredEvent] | None:
-        """Return events from the run's object, None when it is not there."""
+    async def _read(self, held: Held, after: int, upto: int, max_bytes: int) -> list[StoredEvent] | None:
+        """Return events from the run's object, None when it is not there; ends where ``Events.page`` would."""
         if self._vault is None:
             raise ArchiveUnavailable(
                 f"run {held.run_id!r} is archived, and this process was not told where: set TAILRACE_ARCHIVE_URL"
             )
         from tailrace.archive.vault import ObjectGone  # noqa: PLC0415 - optional; there is a vault, so it is installed
 
-        limit = min(limit, held.events - after)
-        if limit <= 0:
-            return []
-        try:
-            rows = await self._vault.do(self._vault.read, held.object, held.size_bytes, held.first_row + after, limit)
-        except ObjectGone:
-            return None
         events: list[StoredEvent] = []
-        for row in rows:
-            max_bytes -= len((row.data or "").encode())
-            if events and max_bytes < 0:
-                break
-            events.append(StoredEvent(row.run_id, row.seq, row.ts, row.type, row.name, row.fn, row.data))
+        while after + len(events) < upto:
+            row = held.first_row + after + len(events)
+            try:
+                rows = await self._vault.do(
+                    self._vault.read, held.object, held.size_bytes, row, upto - after - len(events)
+                )
+            except ObjectGone:
+                return None
+            for found in rows:
+                max_bytes -= len(found.data.encode()) if found.data is not None else 0
+                if events and max_bytes < 0:
+                    return events
+                events.append(
+                    StoredEvent(found.run_id, found.seq, found.ts, found.type, found.name, found.fn, found.data)
+                )
         return events
 
     async def _gone(self, held: Held) -> PositionGone:
