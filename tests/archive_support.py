@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,8 @@ async def generated(database: Database, runs: int, events: int) -> None:
         database,
         """
         insert into tailrace.runs (id, agent, state, last_seq, epoch, started_at, finished_at)
-        select 'g' || lpad(n::text, 6, '0'), 'a', 'finished', $2, 1, now() - interval '41 days', now() - interval '40 days'
+        select 'g' || lpad(n::text, 6, '0'), 'a', 'finished', $2, 1,
+            now() - interval '41 days', now() - interval '40 days'
         from generate_series(1, $1) as n
         """,
         runs,
@@ -107,10 +107,15 @@ async def assert_nothing_lost(database: Database, folder: Path, before: dict[str
 async def assert_accounted(database: Database, folder: Path) -> None:
     """The folder has the stored objects and the marker, nothing else, and no stored object is without a run."""
     names = await fetch(database, "select name from tailrace.archive_objects where state = 'stored'")
-    assert sorted(path.name for path in folder.iterdir()) == sorted([MARKER, *(row["name"] for row in names)])
+    assert sorted([MARKER, *(row["name"] for row in names)]) == names_in(folder)
     used = await fetch(database, "select distinct object from tailrace.run_archive")
     assert {row["object"] for row in used} == {row["name"] for row in names}
 
 
-def ids(runs: Sequence[Any]) -> list[str]:
-    return [run.run_id for run in runs]
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def objects_in(folder: Path) -> list[Path]:
+    """Return the objects in a folder, none when it is not there."""
+    return sorted(folder.glob("*.parquet"))

@@ -237,7 +237,7 @@ def _require_place(url: str) -> None:
     elif parts.scheme == "file":
         if parts.netloc or not parts.path.strip("/"):
             raise ValueError("must be file:///absolute/path")
-    elif not parts.netloc or "@" in parts.netloc:
+    elif not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("needs the name of the bucket, and no credentials: those come from the environment")
 
 

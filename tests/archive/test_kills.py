@@ -26,6 +26,8 @@ from tests.archive_support import (
     assert_accounted,
     assert_nothing_lost,
     finished,
+    names_in,
+    objects_in,
     whole_rows,
 )
 from tests.cli.conftest import environment  # noqa: F401 - a fixture
@@ -127,7 +129,7 @@ async def test_killed_anywhere_it_loses_nothing_and_continues(
     async with holding(database, lock):
         process = await start("archive", "run", "--older-than", "0")
         await until_waiting_for_a_lock(database)
-        files = [path for path in folder.iterdir() if path.name != MARKER]
+        files = [name for name in names_in(folder) if name != MARKER]
         pointers = await value(database, "select count(*) from tailrace.run_archive")
         rows = await value(database, "select count(*) from tailrace.run_events")
         found = (len(files), pointers, rows)
@@ -155,7 +157,7 @@ async def test_killed_between_the_upload_and_its_reading_back(database: Database
     rows = await all_rows(database)
 
     async def uploaded() -> Path | None:
-        return next(folder.glob("*.parquet"), None) if folder.exists() else None
+        return next(iter(objects_in(folder)), None)
 
     async with holding(database, "lock table tailrace.run_archive in share mode"):
         process = await start("archive", "run", "--older-than", "0")
@@ -201,7 +203,8 @@ async def test_a_restore_that_is_killed_loses_nothing_and_continues(
     await archive_all(database, folder)
     # A row of the second batch from the end that somebody else is just putting there: the insert waits for it.
     conflicting = """
-        insert into tailrace.run_events (run_id, seq, ts, type, source, fn) values ('large', 4000, 1, 'DebugTrace', 'api', 'f')
+        insert into tailrace.run_events (run_id, seq, ts, type, source, fn)
+        values ('large', 4000, 1, 'DebugTrace', 'api', 'f')
     """
     async with holding(database, conflicting):
         process = await start("archive", "restore", "large")
@@ -243,5 +246,5 @@ async def test_a_purge_that_is_killed_can_be_repeated(
     assert await again.wait() == 0
     del before["small-2"]
     await assert_nothing_lost(database, folder, before)
-    assert all(b"small-2" not in path.read_bytes() for path in folder.iterdir())
+    assert all(b"small-2" not in path.read_bytes() for path in objects_in(folder))
     assert (await archiver(database, folder).archive_once(0)).runs == 0

@@ -23,6 +23,7 @@ from tests.archive_support import (
     assert_accounted,
     assert_nothing_lost,
     finished,
+    objects_in,
     whole_rows,
 )
 from tests.read_support import HandWrittenRun
@@ -50,7 +51,7 @@ async def test_an_object_can_be_read_by_anybody(database: Database, tmp_path: Pa
         database, "select run_id, seq, data::text as data, created_at from tailrace.run_events order by run_id, seq"
     )
     await archive_all(database, tmp_path)
-    (path,) = tmp_path.glob("*.parquet")
+    (path,) = objects_in(tmp_path)
     table = pq.read_table(path)
     columns = await fetch(
         database,
@@ -163,11 +164,16 @@ async def test_an_object_that_is_lost_before_its_rows_are_deleted_costs_no_row(
     before = await all_rows(database)
     await archive_all(database, tmp_path)
     await archiver(database, tmp_path).restore("a")
-    (path,) = tmp_path.glob("*.parquet")
+    (path,) = objects_in(tmp_path)
     path.unlink()
     with pytest.raises(ArchiveMismatch, match=path.name):
         await archive_all(database, tmp_path)
     assert await all_rows(database) == before
+    await finished(database, "b")
+    with pytest.raises(ArchiveMismatch, match=path.name):
+        await archive_all(database, tmp_path)
+    left = await all_rows(database)
+    assert (left["a"], len(left["b"])) == (before["a"], 1)
 
 
 async def test_a_place_that_lost_its_marker_is_not_taken_for_an_empty_one(database: Database, tmp_path: Path) -> None:

@@ -72,10 +72,14 @@ class Archiver:
         async with turn(self._archives, wait_seconds=wait_seconds):
             await self._vault.do(self._vault.prepare, await self._archives.stored_objects())
             await clean(self._archives, self._vault)
-            deleted = await self._trim(age_seconds)
+            deleted, lost = await self._trim(age_seconds)
             runs, events = await self._copy(age_seconds)
             if runs:
-                deleted += await self._trim(age_seconds)
+                deleted += (await self._trim(age_seconds))[0]
+        if lost and not runs:  # Told when all else is done: it holds nothing else up.
+            raise ArchiveMismatch(
+                f"the archive at {self._vault.url} has lost {', '.join(lost)}; what is still in Postgres stays there"
+            )
         return Archived(runs, events, deleted, more=runs > 0)
 
     async def keep_once(self, age_days: float) -> bool:
@@ -157,8 +161,11 @@ class Archiver:
             if spool.data_bytes > OBJECT_BYTES:
                 del runs[done + (1 if after else 0) :]
 
-    async def _trim(self, age_seconds: float) -> int:
-        """Delete the rows of runs that have a copy, but for the last of each; return how many there were."""
+    async def _trim(self, age_seconds: float) -> tuple[int, list[str]]:
+        """Delete the rows of runs that have a copy, but for the last of each.
+
+        Return how many there were, and which objects are not there: their runs' rows stay.
+        """
         deleted, whole, last = 0, {"": True}, ""
         while found := await self._archives.untrimmed(age_seconds, last, TRIM_RUNS):
             last = found[-1].run_id
@@ -170,11 +177,7 @@ class Archiver:
                 deleted += await self._archives.trim(batch)
             if safe:
                 await self._archives.mark_trimmed([run.run_id for run in safe])
-        if lost := sorted(name for name, is_there in whole.items() if not is_there):
-            raise ArchiveMismatch(
-                f"the archive at {self._vault.url} has lost {', '.join(lost)}; what is still in Postgres stays there"
-            )
-        return deleted
+        return deleted, sorted(name for name, is_there in whole.items() if not is_there)
 
     async def _put_back(self, held: Held) -> int:
         """Insert what is missing, from the last row down: the rows in Postgres are a suffix at every moment."""
