@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from tailrace import local
 from tailrace.access.credentials import Credentials, FileCredentials
-from tailrace.archive.opening import open_vault
+from tailrace.archive.opening import KEEP_RETRY_SECONDS, KEEP_SECONDS, keeping, open_vault
 from tailrace.archive.reader import ArchivedEvents
 from tailrace.bus.bus import Bus
 from tailrace.bus.linked import RETRY_SECONDS, LinkedBus, Wire
@@ -48,10 +48,6 @@ ROLES: tuple[Role, ...] = ("api", "worker", "outbox")
 WOKEN_INTERVAL_SECONDS = 60.0
 # How often streams are compared with the database while the bus brings nothing.
 DEAF_POLL_SECONDS = 1.0
-# How often a worker looks whether runs have come of age.
-ARCHIVE_SECONDS = 3600.0
-# A store that is away is no reason to hurry, and a lost object none to say so every five seconds.
-ARCHIVE_RETRY_SECONDS = 300.0
 # What a stopping process may take to publish what its runs have just written.
 DRAIN_SECONDS = 2.0
 
@@ -218,18 +214,12 @@ class _Parts:
                     Duty("outbox.sweep", self._publisher.sweep_once, poll, self._publisher.sweep),
                 ]
             case "worker":
-                return self._archiving()
+                if self._vault is None:
+                    return []
+                keep_once = keeping(self._archives, self._vault, self._telemetry, settings.retention_days)
+                return [Duty("archive.keep", keep_once, KEEP_SECONDS, retry_max_seconds=KEEP_RETRY_SECONDS)]
             case _:
                 assert_never(role)
-
-    def _archiving(self) -> list[Duty]:
-        if self._vault is None:
-            return []
-        from tailrace.archive.archiver import Archiver  # noqa: PLC0415 - optional; there is a vault, so it is installed
-
-        archiver = Archiver(self._archives, self._vault, self._telemetry)
-        keep_once = partial(archiver.keep_once, self._settings.retention_days)
-        return [Duty("archive.keep", keep_once, ARCHIVE_SECONDS, retry_max_seconds=ARCHIVE_RETRY_SECONDS)]
 
     async def _start_worker(self, stack: AsyncExitStack, roles: Collection[Role]) -> None:
         settings = self._settings

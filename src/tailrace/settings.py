@@ -23,8 +23,7 @@ from tailrace.errors import SettingsError
 PREFIX = "TAILRACE_"
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 ENV_FILE = Path(".env")
-# The kinds of places that an archive may be in, beside a plain path.
-ARCHIVE_STORES = ("file", "s3", "gs", "az")
+ARCHIVE_STORES = ("s3", "gs", "az")
 # The buses that need no address, and those that are servers of their own.
 OWN_BUSES = ("postgres", "memory")
 BUS_SERVERS = ("redis", "rediss", "nats", "tls")
@@ -143,10 +142,7 @@ class Settings(BaseSettings):
         int, Field(ge=1, le=10_000, description="Most runs that one process executes at the same time.")
     ] = 100
     retention_days: Annotated[
-        int,
-        Field(
-            ge=1, le=36_500, description="Age, since their end, at which runs go to `TAILRACE_ARCHIVE_URL`, in days."
-        ),
+        int, Field(ge=1, le=36_500, description="Age after which ended runs go to `TAILRACE_ARCHIVE_URL`, in days.")
     ] = 30
     archive_url: Annotated[
         str | None,
@@ -229,14 +225,11 @@ def _require_bus(url: str) -> None:
 def _require_place(url: str) -> None:
     """Raise ``ValueError`` unless the URL names a place for an archive."""
     parts = urlsplit(url)
-    if parts.scheme == "":
-        if not url.startswith("/"):
-            raise ValueError("must be an absolute path, or a URL")
+    if parts.scheme in ("", "file"):
+        if parts.netloc or not parts.path.startswith("/") or not parts.path.strip("/"):
+            raise ValueError("must be an absolute path, or file:///absolute/path")
     elif parts.scheme not in ARCHIVE_STORES:
-        raise ValueError(f"must be an absolute path or begin with {', '.join(f'{s}://' for s in ARCHIVE_STORES)}")
-    elif parts.scheme == "file":
-        if parts.netloc or not parts.path.strip("/"):
-            raise ValueError("must be file:///absolute/path")
+        raise ValueError(f"must be an absolute path, file:///…, {', '.join(f'{s}://…' for s in ARCHIVE_STORES)}")
     elif not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
         raise ValueError("needs the name of the bucket, and no credentials: those come from the environment")
 
