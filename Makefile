@@ -52,7 +52,7 @@ docs: $(VENV)/.develop ## write the generated reference in docs/reference
 
 constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \
-		--extra local --extra redis --extra nats --extra otel --group dev --group bench --upgrade --output-file constraints.txt pyproject.toml
+		--extra local --extra archive --extra redis --extra nats --extra otel --group dev --group bench --upgrade --output-file constraints.txt pyproject.toml
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) dist build

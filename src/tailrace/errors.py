@@ -22,6 +22,7 @@
     ├── Conflict
     │   ├── RunExists              the run id is taken
     │   ├── RunTerminated          the run has ended; nothing can be added
+    │   ├── RunActive              the run has not ended, or is not published to its end
     │   └── PositionAhead          a stream position beyond the run's last event
     ├── LeaseLost                  another worker owns the run now
     ├── NodeTimeout                a node took longer than its bound (also a TimeoutError)
@@ -30,8 +31,12 @@
     │   │   ├── OutcomeUnknown     the answer to a start was lost: it may have been executed
     │   │   └── DatabaseReadOnly   Postgres answers and takes no writes
     │   ├── BusUnavailable
+    │   ├── ArchiveUnavailable     the store of the archive is away, or nobody said where it is
+    │   ├── ArchiveBusy            another process archives, restores or purges now
     │   ├── ServerUnavailable      a client could not reach the server
     │   └── NotStarted             the App was used before its lifespan started it
+    ├── PositionGone               the events after a stream position are nowhere any more
+    ├── ArchiveMismatch            what was stored is not what was read, or rows are missing
     ├── SchemaMismatch             the database is behind or ahead of this code
     ├── LocalPostgresError         the embedded server could not be had
     └── ApiError                   a client was given an answer it did not expect
@@ -150,6 +155,10 @@ class RunTerminated(Conflict):
     """The run has ended; nothing can be added to it."""
 
 
+class RunActive(Conflict):
+    """The run has not ended, or is not published to its end yet."""
+
+
 class PositionAhead(Conflict):
     """A stream position is beyond the run's last event."""
 
@@ -187,12 +196,35 @@ class BusUnavailable(Unavailable):
     """The event bus could not be reached or did not answer in time."""
 
 
+class ArchiveUnavailable(Unavailable):
+    """The store that holds the archive could not be reached, or this process was not told where it is."""
+
+
+class ArchiveBusy(Unavailable):
+    """Another process archives, restores or purges now; one at a time may."""
+
+
 class ServerUnavailable(Unavailable):
     """A client could not reach the Tailrace server."""
 
 
 class NotStarted(Unavailable):
     """The App was used before its lifespan started it."""
+
+
+class PositionGone(TailraceError):
+    """The events that follow a stream position are neither in Postgres nor in the archive.
+
+    :param earliest: the first position whose following events can still be had.
+    """
+
+    def __init__(self, detail: str, earliest: int) -> None:
+        super().__init__(detail)
+        self.earliest = earliest
+
+
+class ArchiveMismatch(TailraceError):
+    """What was read back from the archive is not what was written, or a run's rows are not all there."""
 
 
 class SchemaMismatch(TailraceError):

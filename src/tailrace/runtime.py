@@ -10,6 +10,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, assert_never
 
 from tailrace.access.credentials import Credentials, FileCredentials
+from tailrace.archive.opening import KEEP_RETRY_SECONDS, KEEP_SECONDS, keeping, open_vault
+from tailrace.archive.reader import ArchivedEvents
 from tailrace.bus.choice import choose_bus
 from tailrace.bus.linked import RETRY_SECONDS
 from tailrace.errors import SettingsError, TailraceError
@@ -20,9 +22,10 @@ from tailrace.http.services import Services
 from tailrace.opening import open_database
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
+from tailrace.store.archives import Archives, holder_name
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell, Ring
-from tailrace.store.events import Events, RunAppend
+from tailrace.store.events import RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.migrate import require_current
 from tailrace.store.outbox import Outbox
@@ -116,7 +119,9 @@ class _Parts:
         self._agents = agents
         self._telemetry = telemetry
         self._doorbell = Doorbell(database, telemetry)
-        self._events = Events(database)
+        self._archives = Archives(database, holder_name())
+        self._vault = open_vault(settings.archive_url) if settings.archive_url is not None else None
+        self._events = ArchivedEvents(database, self._archives, self._vault)
         self._leases = Leases(database)
         self._bus_duties: list[Duty] = []
         bus, link_once = choose_bus(
@@ -139,6 +144,7 @@ class _Parts:
             hub=self._hub,
             runs=runs,
             events=self._events,
+            archived=self._events,
             outbox=outbox,
             leases=self._leases,
             orchestrator=orchestrator,
@@ -153,6 +159,8 @@ class _Parts:
     async def running(self, roles: Collection[Role]) -> AsyncIterator[None]:
         """Perform the duties of the roles inside the block; at its end stop what is open, in the order of the data."""
         async with AsyncExitStack() as stack:
+            if self._vault is not None:
+                stack.callback(self._vault.close)
             duties = [
                 Duty("doorbell.listen", self._doorbell.listen_once, 0.05),
                 Duty("starter.flush", self._starter.flush_once, WOKEN_INTERVAL_SECONDS, self._starter.work),
@@ -196,7 +204,10 @@ class _Parts:
                     Duty("outbox.sweep", self._publisher.sweep_once, poll, self._publisher.sweep),
                 ]
             case "worker":
-                return []
+                if self._vault is None:
+                    return []
+                keep_once = keeping(self._archives, self._vault, self._telemetry, settings.retention_days)
+                return [Duty("archive.keep", keep_once, KEEP_SECONDS, retry_max_seconds=KEEP_RETRY_SECONDS)]
             case _:
                 assert_never(role)
 

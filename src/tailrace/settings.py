@@ -18,18 +18,16 @@ from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tailrace.addresses import require_bus, require_place
 from tailrace.errors import SettingsError
 
 PREFIX = "TAILRACE_"
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 ENV_FILE = Path(".env")
-# The buses that need no address, and those that are servers of their own.
-OWN_BUSES = ("postgres", "memory")
-BUS_SERVERS = ("redis", "rediss", "nats", "tls")
 # Variables that others name too, and what they stand for where ours is not set.
 STANDARD = {"database_url": "DATABASE_URL", "otlp_endpoint": "OTEL_EXPORTER_OTLP_ENDPOINT"}
 # Their values are never repeated, in no error.
-SECRETS = frozenset({"database_url", "bus_url", "api_key"})
+SECRETS = frozenset({"database_url", "bus_url", "api_key", "archive_url"})
 
 
 class Settings(BaseSettings):
@@ -149,6 +147,16 @@ class Settings(BaseSettings):
             "where each holds something scarce.",
         ),
     ] = 200
+    retention_days: Annotated[
+        int, Field(ge=1, le=36_500, description="Age after which ended runs go to `TAILRACE_ARCHIVE_URL`, in days.")
+    ] = 30
+    archive_url: Annotated[
+        str | None,
+        Field(
+            description="Where archived events lie: an absolute path, `file:///…`, `s3://bucket/…`, `gs://bucket/…` or "
+            "`az://account/container/…`; workers archive only when it is set, and every `api` process needs it to read."
+        ),
+    ] = None
     otlp_endpoint: Annotated[
         str | None,
         Field(
@@ -172,7 +180,7 @@ class Settings(BaseSettings):
     @field_validator("bus_url")
     @classmethod
     def _is_a_bus(cls, value: SecretStr) -> SecretStr:
-        _require_bus(value.get_secret_value())
+        require_bus(value.get_secret_value())
         return value
 
     @field_validator("otlp_endpoint")
@@ -180,6 +188,13 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not re.match(r"https?://[^/]", value):
             raise ValueError("must begin with http:// or https://")
+        return value
+
+    @field_validator("archive_url")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None:
+            require_place(value)
         return value
 
     @field_validator("cors_origins", mode="before")
@@ -199,33 +214,6 @@ class Settings(BaseSettings):
                     "must be origins as a browser sends them, https://app.example or http://localhost:5173"
                 )
         return value
-
-
-def _require_bus(url: str) -> None:
-    """Raise ``ValueError`` with what is wrong; the text repeats no part that may hold a password."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        raise ValueError(
-            "is not a URL; the port must be a number, and / ? # @ in a password be written %2F %3F …"
-        ) from None
-    scheme = parts.scheme
-    if scheme in OWN_BUSES:
-        if url != f"{scheme}://":
-            raise ValueError(f"must be {scheme}:// alone: this bus has no address of its own")
-    elif scheme not in BUS_SERVERS:
-        raise ValueError(
-            f"must begin with {', '.join(f'{known}://' for known in (*OWN_BUSES, *BUS_SERVERS))}"
-            + (f"; found {scheme}://" if scheme else "")
-        )
-    elif not parts.hostname or port == 0:
-        raise ValueError(f"needs the host of the server: {scheme}://host or {scheme}://user:password@host:port")
-    elif scheme in ("redis", "rediss"):
-        if not re.fullmatch(r"/?[0-9]{0,5}", parts.path):
-            raise ValueError(f"may end in the number of a database, as in {scheme}://host/0")
-    elif parts.path not in ("", "/") or parts.query:
-        raise ValueError(f"takes nothing after the host and the port: {scheme}://host:port")
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
+from tailrace.told import HandedOver, Written
 from tailrace.trace import Span, TraceContext
 
 # Why a request is turned away before anything is done for it. A bounded set: it is the label of a metric.
@@ -32,63 +33,6 @@ class RunCreated:
     run_id: str
     agent: str
     trace: TraceContext | None = None
-
-
-class Written(Protocol):
-    """What was committed of one run: events from ``first_seq`` on, of these types."""
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        ...
-
-    @property
-    def first_seq(self) -> int:
-        """The seq of the first of them."""
-        ...
-
-    @property
-    def types(self) -> Sequence[str]:
-        """What happened, in order."""
-        ...
-
-
-class Emitted(Protocol):
-    """What is told of one published event."""
-
-    @property
-    def seq(self) -> int:
-        """Its position in the run."""
-        ...
-
-    @property
-    def type(self) -> str:
-        """What happened."""
-        ...
-
-    @property
-    def ts(self) -> int:
-        """When it was emitted, in milliseconds since the Unix epoch."""
-        ...
-
-
-class HandedOver(Protocol):
-    """What was published of one run."""
-
-    @property
-    def run_id(self) -> str:
-        """The run."""
-        ...
-
-    @property
-    def last_seq(self) -> int:
-        """The seq of the last of the events."""
-        ...
-
-    @property
-    def events(self) -> Sequence[Emitted]:
-        """The events, in order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +157,23 @@ class BusRestored:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsArchived:
+    """Runs were copied into an object of the archive, which was read back."""
+
+    object: str
+    runs: int
+    events: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunNotArchivable:
+    """A finished run stays in Postgres, for rows of it are missing."""
+
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessReady:
     """A process serves its roles."""
 
@@ -274,6 +235,8 @@ Happening = (
     | WakeupsDead
     | BusLost
     | BusRestored
+    | RunsArchived
+    | RunNotArchivable
     | ProcessReady
     | ProcessStopping
     | KeysFileRead

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -157,6 +158,14 @@ STATEMENTS: dict[str, tuple[list[Any], int]] = {
     "lease_release": ([RUN_IDS, [1] * 50], IN_PROGRESS + 100),
     "lease_cancelled": ([RUN_IDS], IN_PROGRESS + 100),
     "steps_kept": (["r777"], 0),
+    "archive_candidates": ([0.0, datetime(1, 1, 1, tzinfo=UTC), "", 100], 200),
+    "archive_page": ([["r50001", "r7"], [100, 0], [600, 2], 2**20], 502),
+    "archive_trim": (["w", ["r50001", "r7"], [0, 0], [5000, 1]], 5001),
+    "archive_untrimmed": ([0.0, 1000, ""], 0),
+    "archive_of_run": (["r777"], 1),
+    "archive_first_seq": (["r50001"], 1),
+    "purge_events": (["w", "r50001", 0, 5000], 5000),
+    "purge_find": ([["r7", "r70"], None, "", 1000], 2 * 2),
 }  # fmt: skip
 
 

@@ -20,6 +20,8 @@ COMMANDS = {
     "runs": "runs",
     "outbox": "outbox",
     "doctor": "doctor",
+    "archive": "archive",
+    "purge": "purge",
     "keys": "keys",
     "schema": "schema",
     "bench": "bench",

@@ -173,6 +173,11 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
             return "warning", "bus.lost", {"bus": happening.address, "error": happening.error}
         case t.BusRestored():
             return "info", "bus.restored", {"bus": happening.address}
+        case t.RunsArchived():
+            fields = {"object": happening.object, "runs": happening.runs, "events": happening.events}
+            return "info", "archive.object", fields | {"size_bytes": happening.size_bytes}
+        case t.RunNotArchivable():
+            return "error", "archive.gap", _of_run(happening.run_id)
         case t.ProcessReady():
             return "info", "process.ready", {"roles": list(happening.roles), "address": happening.address}
         case t.ProcessStopping():

@@ -14,6 +14,7 @@ from prometheus_client.utils import floatToGoString
 from tailrace import telemetry as t
 from tailrace.exporters.churn import COUNT_MAX, WINDOW_SECONDS, Churn
 from tailrace.model.run import STATE_AFTER
+from tailrace.told import Emitted
 
 _ENDS = {str(kind): state for kind, state in STATE_AFTER.items()}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -127,7 +128,7 @@ class LagHistogram(Collector):
         self._counts = [0] * (len(LAG_BUCKETS) + 1)
         self._sum = 0.0
 
-    def observe(self, events: Sequence[t.Emitted], at_ms: float) -> None:
+    def observe(self, events: Sequence[Emitted], at_ms: float) -> None:
         """Count the lag of each event that was published at ``at_ms``."""
         for event in events:
             lag = max(0.0, at_ms - event.ts) / 1000

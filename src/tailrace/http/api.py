@@ -46,6 +46,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         403: "The key has not the scope, or the request came from another site's page.",
         404: "There is no such run or agent.",
         409: "It does not fit the present state.",
+        410: "The events after this position are gone; `earliestFromSeq` says from where the rest can be had.",
         413: "The body is too large.",
         422: "Something in the request is not acceptable; `errors` says where.",
         503: "Trouble that passes: try again.",
@@ -136,7 +137,7 @@ def _reading(get_services: GetServices) -> APIRouter:
     @router.get(
         "/{runId}/events",
         summary="Published events as JSON",
-        responses=_answers({200: EventPage}, 404, 422, 503),
+        responses=_answers({200: EventPage}, 404, 410, 422, 503),
     )
     async def events(
         run_id: _RunId,
@@ -171,7 +172,7 @@ def _stream(router: APIRouter, get_services: GetServices) -> None:
     @router.get(
         "/{runId}/stream",
         summary="The run's events as Server-Sent Events, live",
-        responses=_STREAM_ANSWERS | _answers({}, 404, 409, 422),
+        responses=_STREAM_ANSWERS | _answers({}, 404, 409, 410, 422),
     )
     async def stream(
         run_id: _RunId,

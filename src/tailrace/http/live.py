@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from tailrace.access.credentials import Credentials
 from tailrace.access.principal import Principal
-from tailrace.errors import Unavailable
+from tailrace.errors import PositionGone, Unavailable
 from tailrace.http.detached import Detached
 from tailrace.http.ending import RETRY_MS, farewell
 from tailrace.read.crowd import Squad
@@ -192,7 +192,7 @@ class LiveStream(asyncio.Protocol):
                     if self._sit_down():
                         return
             self.end("shutdown")
-        except Unavailable:
+        except (Unavailable, PositionGone):  # for what is gone now, the next request is told so
             self.end("trouble")
         except Exception as error:  # noqa: BLE001 - told as what it is, and the client comes again
             streams.telemetry.tell(RequestFailed("GET", f"…/{watched.channel.run_id}/stream", error))

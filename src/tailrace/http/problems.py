@@ -38,6 +38,7 @@ STATUS: tuple[tuple[type[e.TailraceError], HTTPStatus], ...] = (
     (e.UnsupportedBody, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (e.NotFound, HTTPStatus.NOT_FOUND),
     (e.Conflict, HTTPStatus.CONFLICT),
+    (e.PositionGone, HTTPStatus.GONE),
     (e.Unavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (e.SchemaMismatch, HTTPStatus.SERVICE_UNAVAILABLE),
 )
@@ -63,13 +64,18 @@ def problem(
     kind: str | None = None,
     faults: Sequence[Fault] = (),
     headers: Mapping[str, str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Return a problem document; ``kind`` ends its type URI, ``about:blank`` without."""
+    """Return a problem document; ``kind`` ends its type URI, ``about:blank`` without.
+
+    :param more: members of its own kind.
+    """
     document: dict[str, Any] = {
         "type": f"urn:tailrace:problem:{kind}" if kind else "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": int(status),
         "detail": detail[:TEXT_MAX],
+        **(more or {}),
     }
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         document["errors"] = [
@@ -83,7 +89,8 @@ def problem_of(error: e.TailraceError) -> Response:
     status = next((status for kind, status in STATUS if isinstance(error, kind)), HTTPStatus.INTERNAL_SERVER_ERROR)
     headers = HEADERS.get(status)
     faults = error.faults if isinstance(error, e.InvalidInput) else ()
-    return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers)
+    more = {"earliestFromSeq": error.earliest} if isinstance(error, e.PositionGone) else None
+    return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers, more=more)
 
 
 def tell_refused(error: e.TailraceError, get_services: GetServices) -> None:

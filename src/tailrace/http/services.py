@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from tailrace.access.credentials import Credentials
+from tailrace.archive.reader import ArchivedEvents
 from tailrace.bus.bus import Bus
 from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http.live import LiveStreams
@@ -34,6 +35,7 @@ class Services:
     hub: Hub
     runs: Runs
     events: Events
+    archived: ArchivedEvents
     outbox: Outbox
     leases: Leases
     orchestrator: Orchestrator

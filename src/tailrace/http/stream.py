@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tailrace.access.principal import Principal
-from tailrace.errors import PositionAhead, RunNotFound, Unavailable
+from tailrace.errors import PositionAhead, PositionGone, RunNotFound, Unavailable
 from tailrace.http.connection import ABORT
 from tailrace.http.detached import DETACH, Detached
 from tailrace.http.ending import RETRY_MS, farewell
@@ -99,6 +99,7 @@ class EventStream(Response):
                     f"the position {self._position} is beyond the run's last event, {tail.last_seq}; "
                     "begin from a position that you have been given"
                 )
+            await services.archived.require(self._run_id, self._position, tail)
             services.telemetry.tell(StreamOpened(self._run_id, self._position, self._position > 0))
             is_detached = await self._stream(services, watched, scope, receive, send)
         finally:
@@ -172,7 +173,7 @@ class EventStream(Response):
                         return await self._end(send, "terminal")
                     if loop.time() > rotate_at:
                         return await self._end(send, "rotated")
-        except Unavailable:
+        except (Unavailable, PositionGone):  # for what is gone now, the next request is told so
             return await self._end(send, "trouble")
         return await self._end(send, "shutdown")
 

@@ -84,6 +84,9 @@ class Problem(_View):
     status: int
     detail: str
     errors: list[ProblemError] | None = None
+    earliest_from_seq: Annotated[
+        int | None, Field(description="Of `position-gone`: the first position from which the rest can still be had.")
+    ] = None
 
 
 def summary_of(run: RunRow) -> dict[str, Any]:

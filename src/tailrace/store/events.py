@@ -54,12 +54,13 @@ class RunHead(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """How far a run is published and persisted, whether it has ended, and whose it is."""
+    """How far a run is published and persisted, whether it has ended, whose it is, and whether it is archived."""
 
     published_seq: int
     last_seq: int
     ended: bool
     tenant: str = DEFAULT_TENANT
+    archived: bool = False
 
 
 def append_arguments(batch: Sequence[RunAppend]) -> tuple[str, str, str]:
@@ -134,4 +135,4 @@ class Events:
     async def tails(self, run_ids: Sequence[str]) -> dict[str, Tail]:
         """Return the tail of each run that exists."""
         rows = await self._database.rows("tails", list(run_ids))
-        return {row["run_id"]: Tail(row["published_seq"], row["last_seq"], row["ended"], row["tenant"]) for row in rows}
+        return {row[0]: Tail._make(row[1:]) for row in rows}

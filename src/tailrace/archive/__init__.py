@@ -1,0 +1,1 @@
+"""The archive: finished runs as Parquet in a folder or an object store, and back."""

@@ -1,0 +1,9 @@
+-- The runs that the object $1 holds, in the order of their rows.
+select
+    held.run_id, held.object, held.first_row, held.events, held.sha256, objects.size_bytes, runs.archived_at,
+    held.restored_at, held.trimmed
+from tailrace.run_archive as held
+join tailrace.archive_objects as objects on objects.name = held.object
+join tailrace.runs as runs on runs.id = held.run_id
+where held.object = $1
+order by held.first_row
