@@ -13,6 +13,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,7 +51,19 @@ def archive(url: str, schema: str, folder: Path) -> Figures:
         [sys.executable, "-m", "tailrace", "archive", "run", "--json"], env=environment, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
+    # Not what wait4 says: that begins with the memory of the process that was forked.
+    peak_kb, ended = 0, threading.Event()
+
+    def watch() -> None:
+        nonlocal peak_kb
+        while not ended.wait(0.01):
+            peak_kb = max(peak_kb, _peak_kb(process.pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     text = process.stdout.read()
+    ended.set()
+    watching.join()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
@@ -61,10 +74,17 @@ def archive(url: str, schema: str, folder: Path) -> Figures:
         events=json.loads(text)["events"],
         seconds=round(time.monotonic() - begun, 1),
         cpu_seconds=round(usage.ru_utime + usage.ru_stime, 1),
-        max_rss_mb=round(usage.ru_maxrss / 1024, 1),
+        max_rss_mb=round(peak_kb / 1024, 1),
         store_mb=round(sum(file.stat().st_size for file in files) / 2**20, 1),
         objects=len(files),
     )
+
+
+def _peak_kb(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0  # It has ended and is not waited for yet.
 
 
 async def _fill(url: str, runs: int, events: int) -> None:
