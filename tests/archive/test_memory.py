@@ -12,7 +12,7 @@ from tests.archive_support import generated
 from tests.write_support import value
 
 EVENTS = 300_000
-# Python with Arrow loaded is at 130 MB; it took 160 MB with 30,000 and with 300,000 events, 213 with 10,000,000 (measured).
+# Python with Arrow loaded is at 130 MB; it took 160 MB for 30,000 and 300,000 events, 213 for 10,000,000 (measured).
 RSS_MAX_MB = 260
 
 
