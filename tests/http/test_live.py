@@ -13,7 +13,7 @@ import pytest
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.postgres import PostgresBus
 from tailrace.http import live
-from tailrace.http.connection import BoundedHttp
+from tailrace.http.connection import WRITE_BUFFER_BYTES, BoundedHttp
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
@@ -251,3 +251,26 @@ async def test_a_server_that_is_stopped_does_not_wait_for_a_reader_that_takes_no
         async with request(process.port, f"{RUNS}/r/stream", receive_buffer=2048) as stalled:
             await stalled.upto(1)
             assert await asyncio.to_thread(process.stop) == 0
+
+
+async def test_a_reader_that_is_slow_at_the_end_is_ended(server: Reading) -> None:
+    """The terminal event is in a write that fills its connection; once it has taken that, the answer is complete."""
+    run = await server.run()
+    await server.publish()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=2**10)
+    writer.write(HEADS["plain"].format(path=f"{RUNS}/r/stream").encode())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await reader.readuntil(b"id: 1\n")
+        (stream,) = server.services.live.open
+        while stream.transport.get_write_buffer_size() == 0:
+            await run.append(custom({"x": "x" * 10_000}))
+            await server.publish()
+        await run.append_many(4, {"x": "x" * 12_000})
+        await run.finish()
+        await server.publish()
+        assert stream.transport.get_write_buffer_size() > WRITE_BUFFER_BYTES
+        received = b""
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            received += await reader.read(2**16)
+    assert received.count(b"RunFinished") == 1
+    writer.close()

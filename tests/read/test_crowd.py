@@ -41,7 +41,8 @@ class Seat:
         self.left_at = self._crowd.leave(self)
 
     def end(self, reason: str) -> None:
-        self.left_at = self._crowd.leave(self)
+        if self.squad is not None:
+            self.left_at = self._crowd.leave(self)
         self.ended = reason
 
     @property
@@ -228,3 +229,16 @@ def test_the_tick_grows_with_the_crowd_up_to_its_bound() -> None:
     assert ticks[:2] == [0, 0]
     assert ticks == sorted(ticks)
     assert ticks[-1] == TICK_MAX_SECONDS
+
+
+@pytest.mark.parametrize("count", [1, FEW + 5])
+async def test_who_is_full_with_the_terminal_event_is_ended_too(room: Room, count: int) -> None:
+    """It has left by then, is owed nothing, and would wait for ever for what cannot come."""
+    full = [room.seat(takes=1) for _ in range(count)]
+    others = [room.seat() for _ in range(count)]
+    last = room.publish(3, type="RunFinished")
+    await room.settled()
+    for seat in (*full, *others):
+        assert seat.seqs == list(range(1, last + 1))
+        assert (seat.left_at, seat.ended) == (last, "terminal")
+    assert room.crowd.size == 0

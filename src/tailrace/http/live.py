@@ -134,7 +134,7 @@ class LiveStream(asyncio.Protocol):
 
     def end(self, reason: str) -> None:
         """End the stream, as soon as its client has taken what is written."""
-        if self._reason is None:
+        if self._reason is None and self._watched is not None:
             self._unseat()
             self._reason = reason
             if not self._is_paused:

@@ -7,7 +7,7 @@ again.
 
     joins     at the crowd's position, after what the ring holds between its own and that
     leaves    when its transport is full, when it is gone, or when its stream ends; nothing is owed to it then
-    ends      all at once after the terminal event, or when the channel is closed
+    ends      all at once after the terminal event, who is full then too, or when the channel is closed
 
 With few watchers news goes out in the publisher's call.  With many it is gathered (``tick_seconds``), and written to a
 squad at a time, one squad a turn of the loop, so that other runs' news waits for one squad and not for the crowd.
@@ -58,7 +58,7 @@ class Member(Protocol):
         ...
 
     def end(self, reason: str) -> None:
-        """End the stream."""
+        """End the stream, whether or not it is a member still."""
         ...
 
 
@@ -187,11 +187,13 @@ class Crowd:
                     self._shared = squad.position, chunk
             self._refuse_revoked(squad)
             squad.position, squad.wrote_at = chunk.last_seq, asyncio.get_running_loop().time()
-            text = chunk.text
-            for write in list(squad.members.values()):
+            text, members = chunk.text, list(squad.members.items())
+            for _, write in members:
                 write(text)
             if chunk.terminal:
-                self._end("terminal", [squad])
+                # Those too that the write made full: they have left, and nothing else would tell them.
+                for member, _ in members:
+                    member.end("terminal")
 
     def _refuse_revoked(self, squad: Squad) -> None:
         for principal in list(squad.principals):
