@@ -18,7 +18,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(_tell)
         return runner.run(main)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # A command that is interrupted while it reads from our own API's Unix socket: anyio's reader then answers a future
+    # that was cancelled in the same turn of the loop, which harms nothing and would print a traceback.
+    if not isinstance(context.get("exception"), asyncio.InvalidStateError):
+        loop.default_exception_handler(context)
 
 
 def print_json(document: object) -> None:

@@ -28,6 +28,7 @@ from enum import StrEnum
 
 from tailrace.errors import DatabaseUnavailable
 from tailrace.store.database import Database
+from tailrace.store.trouble import passing
 from tailrace.telemetry import Telemetry, WakeupsDead, WakeupsLost, WakeupsRestored
 
 # Postgres refuses payloads of 8,000 bytes and more.
@@ -156,7 +157,8 @@ class Doorbell:
         try:
             broken = asyncio.Event()
             connection.add_termination_listener(lambda _: self._ended(broken))
-            await connection.add_listener(self._channel, self._heard)
+            with passing("listen to", self._database.address):
+                await connection.add_listener(self._channel, self._heard)
             self.listening = True
             # Also after the first connection: what rang before it was not heard.
             for listener in self._restored:
