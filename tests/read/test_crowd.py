@@ -10,7 +10,7 @@ import pytest
 
 from tailrace.bus.bus import Published
 from tailrace.read.channel import Channel
-from tailrace.read.crowd import FEW, GATHER_MAX_EVENTS, SQUAD_MAX, TICK_MAX_SECONDS, Crowd, Squad, tick_seconds
+from tailrace.read.crowd import FEW, GATHER_MAX_EVENTS, REST_MAX_SECONDS, SQUAD_MAX, Crowd, Squad, rest_seconds
 from tailrace.read.frame import CHUNK_MAX_FRAMES
 from tests.read_support import PATIENCE_SECONDS, event
 
@@ -223,12 +223,28 @@ async def test_a_revoked_key_gets_nothing_more(room: Room) -> None:
     assert (other.seqs, other.ended) == ([1, 2], None)
 
 
-def test_the_tick_grows_with_the_crowd_up_to_its_bound() -> None:
-    """None for a few, since nobody else waits for them."""
-    ticks = [tick_seconds(members) for members in (1, FEW, FEW + 1, 1000, 2500, 100_000)]
-    assert ticks[:2] == [0, 0]
-    assert ticks == sorted(ticks)
-    assert ticks[-1] == TICK_MAX_SECONDS
+def test_the_rest_grows_with_what_a_round_told_and_took_up_to_its_bounds() -> None:
+    """None after a round of one event, so that news at a pace that the crowd can keep is never held back."""
+    assert rest_seconds(0.01, 1) == 0
+    by_events = [rest_seconds(0.01, events) for events in (1, 2, 3, 300)]
+    assert by_events == sorted(by_events)
+    assert by_events[-1] == 0.01
+    assert rest_seconds(10.0, 300) == REST_MAX_SECONDS
+
+
+async def test_a_crowd_at_rest_is_told_at_once_and_a_busy_one_in_fewer_rounds(room: Room) -> None:
+    """What comes while a round goes on is told in the next one, all of it together."""
+    seats = [room.seat() for _ in range(SQUAD_MAX + FEW)]
+    room.publish(1)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not any(seat.written for seat in seats):  # noqa: ASYNC110 - the first squad's turn has no event
+            await asyncio.sleep(0)
+    room.publish(1)
+    room.publish(1)
+    last = room.publish(1)
+    await room.settled()
+    assert all(seat.seqs == list(range(1, last + 1)) for seat in seats)
+    assert max(len(seat.written) for seat in seats) == 2
 
 
 @pytest.mark.parametrize("count", [1, FEW + 5])

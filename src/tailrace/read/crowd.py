@@ -9,8 +9,10 @@ again.
     leaves    when its transport is full, when it is gone, or when its stream ends; nothing is owed to it then
     ends      all at once after the terminal event, who is full then too, or when the channel is closed
 
-With few watchers news goes out in the publisher's call.  With many it is gathered (``tick_seconds``), and written to a
-squad at a time, one squad a turn of the loop, so that other runs' news waits for one squad and not for the crowd.
+With few watchers news goes out in the publisher's call.  With many it goes out in rounds: to a squad at a time, one
+squad a turn of the loop, so that other runs' news waits for one squad and not for the crowd.  A crowd at rest is told
+at once; what comes during a round is gathered for the next, which waits the longer the more there was to tell
+(``rest_seconds``).
 """
 
 from __future__ import annotations
@@ -22,20 +24,25 @@ from typing import Protocol
 from tailrace.read.channel import Channel
 from tailrace.read.frame import CHUNK_MAX_FRAMES, Chunk, http_chunk, joined
 
-# Writes cost about 5 µs each: up to so many are done in the publisher's call, 0.2 ms at most.
+# Writes cost 5 to 9 µs each, four fifths of it the kernel's: up to so many are done in the publisher's call, 0.3 ms at
+# most.
 FEW = 32
-# One turn of the loop writes to so many: about 2 ms.
-SQUAD_MAX = 400
-# Between the end of one round and the next: a round costs 5 µs a member, however many events it carries.
-TICK_SECONDS_PER_MEMBER = 10e-6
-TICK_MAX_SECONDS = 0.025
+# One turn of the loop writes to so many: less than a millisecond.
+SQUAD_MAX = 100
+# The rest between two rounds, as a part of what the last one took, for each event beyond the first that it told: a
+# round costs the same however many events it carries. Without a rest 200 events/s to 1,000 watchers kept the loop so
+# busy that the run itself fell behind; with one after every round 100 events/s came 10 ms later than they had to
+# (measured).
+REST_PART_PER_EVENT, REST_MAX_PART = 2 / 3, 1.0
+REST_MAX_SECONDS = 0.025
 # News beyond this goes out without waiting for the tick, long before the ring drops it.
 GATHER_MAX_EVENTS = 256
 
 
-def tick_seconds(members: int) -> float:
-    """Return for how long news is gathered for so many members."""
-    return 0.0 if members <= FEW else min(TICK_MAX_SECONDS, members * TICK_SECONDS_PER_MEMBER)
+def rest_seconds(took_seconds: float, events: int) -> float:
+    """Return how long a crowd rests after a round that took so long and told so many events."""
+    part = min(REST_MAX_PART, (events - 1) * REST_PART_PER_EVENT)
+    return min(REST_MAX_SECONDS, took_seconds * part)
 
 
 class Member(Protocol):
@@ -80,12 +87,13 @@ class Crowd:
     :param still_holds: whether the key behind a stream still counts; asked for each principal before each write.
     """
 
-    __slots__ = ("_channel", "_flushed_at", "_round", "_shared", "_still_holds", "size", "squads")
+    __slots__ = ("_began_at", "_channel", "_rested_at", "_round", "_shared", "_still_holds", "_told", "size", "squads")
 
     def __init__(self, channel: Channel, still_holds: Callable[[Hashable], bool]) -> None:
         self._channel = channel
         self._still_holds = still_holds
-        self._flushed_at = 0.0
+        self._began_at = self._rested_at = 0.0
+        self._told = 0
         self._round: asyncio.Handle | None = None
         self._shared: tuple[int, Chunk] | None = None
         self.squads: list[Squad] = []
@@ -146,25 +154,26 @@ class Crowd:
                 self._flush(squad)
         elif self._round is None:
             loop = asyncio.get_running_loop()
-            delay = self._flushed_at + tick_seconds(self.size) - loop.time()
             # Never in this call: it is the publisher's, which has rows locked and other runs to tell.
-            self._round = loop.call_later(max(0.0, delay), self._begin_round)
+            self._round = loop.call_at(max(loop.time(), self._rested_at), self._begin_round)
 
     def _gathered(self) -> int:
         return (self._channel.newest or 0) - min(squad.position for squad in self.squads)
 
     def _begin_round(self) -> None:
+        self._began_at, self._told = asyncio.get_running_loop().time(), self._gathered()
         self._turn(list(self.squads))
 
     def _turn(self, squads: list[Squad]) -> None:
         loop, self._round = asyncio.get_running_loop(), None
         if squads:
             self._flush(squads.pop())
-        if squads:
-            # The next turn comes after the others' callbacks and sockets have had theirs.
+            # The next turn comes after the others' callbacks and sockets have had theirs: the loop sends what this one
+            # wrote before it, so the last turn, which writes nothing, sees what the round took.
             self._round = loop.call_soon(self._turn, squads)
             return
-        self._shared, self._flushed_at = None, loop.time()
+        took = loop.time() - self._began_at
+        self._shared, self._rested_at = None, loop.time() + rest_seconds(took, self._told)
         if self.squads and self._gathered() > 0:
             self.news()
 
