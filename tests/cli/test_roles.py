@@ -77,3 +77,20 @@ async def test_a_worker_that_stops_gives_its_runs_to_the_next(environment: dict[
             await client.cancel(run.run_id)
             types = [event.type async for event in client.stream(run.run_id)]
     assert types == ["RunStarted", "NodeStarted", "DebugTrace", "NodeStarted", "RunCancelled"]
+
+
+async def test_what_a_served_process_starts_with_is_not_collected_again_and_again(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """A full collection of it would stop every stream for as long as some pages take to load."""
+    (tmp_path / "frozen.py").write_text(
+        "import gc\n\nimport tailrace\n\napp = tailrace.App()\n\n\n"
+        "@app.agent\nasync def frozen(run):\n"
+        "    return {'frozen': gc.get_freeze_count(), 'tracked': len(gc.get_objects())}\n"
+    )
+    async with serve(environment, tmp_path, "--app", "frozen.py") as address, tailrace.Client(address) as client:
+        run = await client.start("frozen")
+        assert [event.type async for event in client.stream(run.run_id)] == ["RunStarted", "RunFinished"]
+        output = (await client.get(run.run_id)).output
+    assert output is not None
+    assert output["frozen"] > output["tracked"] > 0
