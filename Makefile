@@ -47,8 +47,9 @@ bench: $(VENV)/.bench ## measure every row beside limits and peers, about 12 min
 bench-short: $(VENV)/.develop ## run every row for a moment, to see that it works
 	$(BIN)/pytest -n $(WORKERS) tests/bench
 
-docs: $(VENV)/.develop ## write the generated reference in docs/reference
+docs: $(VENV)/.develop ## write the generated reference, and build the site in build/site
 	$(BIN)/python -m scripts.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \
