@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from scripts.reference import commands, endpoints, errors, logs, metrics, settings, states
+from scripts.reference.page import Wordless
 from tailrace.model.event import event_json_schema
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "reference"
@@ -28,7 +29,12 @@ def pages() -> dict[Path, str]:
 
 def main() -> int:
     """Write the pages, or check them; return the exit code."""
-    stale = {path: text for path, text in pages().items() if not path.exists() or path.read_text("utf-8") != text}
+    try:
+        written = pages()
+    except Wordless as missing:
+        print(f"{missing}: say what it is, where it is defined")  # noqa: T201
+        return 1
+    stale = {path: text for path, text in written.items() if not path.exists() or path.read_text("utf-8") != text}
     if "--check" in sys.argv[1:]:
         for path in stale:
             print(f"{path.relative_to(FOLDER.parent.parent)} is not current; run `make docs`")  # noqa: T201

@@ -169,7 +169,8 @@ def test_lists_are_those_of_the_code_host() -> None:
     )
     assert to_python_markdown(text) == (
         "Two things:\n\n- one\n    goes on\n    - inner\n\n        its paragraph\n- two:\n\n    ```sh\n    a\n"
-        "      b\n\n    - c\n    ```\n\nAfter.\n\n1. first\n    lazy\n    lazier\n2. second\n\nIn 1999\n2000. was no item\n"
+        "      b\n\n    - c\n    ```\n\nAfter.\n\n"
+        "1. first\n    lazy\n    lazier\n2. second\n\nIn 1999\n2000. was no item\n"
     )
     assert to_python_markdown("| `a\\|b` | c |") == "| <code>a&#124;b</code> | c |\n"
 
