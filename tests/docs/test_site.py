@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from markdown_it import MarkdownIt
 from playwright.async_api import async_playwright
 
 from scripts.site import links, mermaid
@@ -47,6 +48,11 @@ class Page(HTMLParser):
             self.loads.append(of["src"] or "")
 
 
+def sources() -> list[Path]:
+    """The pages as the repository has them."""
+    return [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in links.AT_ROOT.values())]
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Build it as `make docs` does, but for where it is put."""
@@ -68,8 +74,7 @@ def pages(site: Path) -> dict[Path, Page]:
 
 def test_every_page_of_the_repository_is_in_it(site: Path, pages: dict[Path, Page]) -> None:
     """With the title of its own heading."""
-    sources = [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in links.AT_ROOT.values())]
-    for source in sources:
+    for source in sources():
         path = site / Path(links.uri_of(source.relative_to(ROOT).as_posix())).with_suffix(".html")
         assert path in pages
         heading = re.search(r"^# (.+)$", source.read_text("utf-8"), re.MULTILINE)
@@ -77,6 +82,22 @@ def test_every_page_of_the_repository_is_in_it(site: Path, pages: dict[Path, Pag
         text = path.read_text("utf-8")
         assert re.search(r"<h1[^>]*>", text)
         assert re.sub(r"`", "", heading[1])[:20] in re.sub(r"<[^>]+>", "", text.partition("<h1")[2][:500])
+
+
+def test_a_page_shows_what_the_code_host_shows(site: Path) -> None:
+    """As many lists, items, tables, rows, headings and blocks of code as a parser of CommonMark finds in its source."""
+    parser = MarkdownIt("commonmark").enable("table")
+
+    def counted(html: str) -> dict[str, int]:
+        return {
+            tag: len(re.findall(rf"<{tag}[ >]", html)) for tag in ("ul", "ol", "li", "table", "tr", "pre", "h2", "h3")
+        }
+
+    for source in sources():
+        path = site / Path(links.uri_of(source.relative_to(ROOT).as_posix())).with_suffix(".html")
+        article = re.search(r"<article.*</article>", path.read_text("utf-8"), re.DOTALL)
+        assert article is not None
+        assert counted(article[0]) == counted(parser.render(source.read_text("utf-8"))), source
 
 
 def test_every_link_leads_to_a_page_and_a_place_on_it(site: Path, pages: dict[Path, Page]) -> None:
