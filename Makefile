@@ -33,7 +33,7 @@ check: $(VENV)/.develop ## lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python scripts/reference.py --check
+	$(BIN)/python -m scripts.reference --check
 
 test: $(VENV)/.develop ## run every test, on a real Postgres
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile
@@ -47,8 +47,9 @@ bench: $(VENV)/.bench ## measure every row beside limits and peers, about 12 min
 bench-short: $(VENV)/.develop ## run every row for a moment, to see that it works
 	$(BIN)/pytest -n $(WORKERS) tests/bench
 
-docs: $(VENV)/.develop ## write the generated reference in docs/reference
-	$(BIN)/python scripts/reference.py
+docs: $(VENV)/.develop ## write the generated reference, and build the site in build/site
+	$(BIN)/python -m scripts.reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \

@@ -93,7 +93,7 @@ class FirstNode:
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
-    """A client attached to a run's stream; ``reconnect`` when it came with a position above zero."""
+    """A client attached to a run's stream, at a position above zero when it reconnects."""
 
     run_id: str
     from_seq: int
@@ -143,7 +143,7 @@ class WakeupsDead:
 
 @dataclass(frozen=True, slots=True)
 class BusLost:
-    """The bus at ``address`` is away; events are published all the same, and other processes' streams poll."""
+    """The bus is away; events are published all the same, and other processes' streams poll."""
 
     address: str
     error: str
@@ -151,7 +151,7 @@ class BusLost:
 
 @dataclass(frozen=True, slots=True)
 class BusRestored:
-    """The bus at ``address`` is back."""
+    """The bus is back."""
 
     address: str
 

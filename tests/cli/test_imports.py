@@ -22,7 +22,9 @@ assert not heavy, heavy
 """
 
 
-@pytest.mark.parametrize("args", [["schema"], ["keys", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "args", [["--help"], ["--version"], ["schema"], ["keys", "--help"], ["demo", "--help"], ["runs", "--help"]]
+)
 def test_a_command_that_serves_nothing_imports_no_server(args: list[str]) -> None:
     """Nor a database driver; each of them would take longer than the command itself."""
     done = subprocess.run([sys.executable, "-c", LOOK.format(args=args)], capture_output=True, text=True, check=False)

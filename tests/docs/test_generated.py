@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent.parent
 def test_the_reference_is_current() -> None:
     """`make docs` would change nothing."""
     done = subprocess.run(
-        [sys.executable, "scripts/reference.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "scripts.reference", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
 

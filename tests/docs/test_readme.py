@@ -80,20 +80,9 @@ def _events(stream: str) -> list[dict[str, object]]:
     return [json.loads(line.removeprefix("data: ")) for line in stream.split("\n") if line.startswith("data: ")]
 
 
-async def test_every_setting_command_and_metric_is_documented(tmp_path: Path) -> None:
-    """What the code offers, the README or the generated reference names."""
-    from tailrace.exporters.prometheus import PrometheusExporter  # noqa: PLC0415
-    from tailrace.settings import Settings  # noqa: PLC0415
+def test_every_command_is_in_it() -> None:
+    """What Tailrace can do is seen without looking further; docs/reference has the rest."""
+    from tailrace.cli.main import COMMANDS  # noqa: PLC0415
 
-    reference = (ROOT / "docs" / "reference" / "settings.md").read_text("utf-8")
-    for name in Settings.model_fields:
-        assert f"`TAILRACE_{name.upper()}`" in reference
-    metrics = (ROOT / "docs" / "reference" / "metrics.md").read_text("utf-8")
-    for metric in PrometheusExporter().registry.collect():
-        assert f"`{metric.name}" in metrics
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tailrace", "--help", cwd=tmp_path, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await process.communicate()
-    for command in re.findall(r"^  (\w+) {2,}", out.decode().partition("Commands:")[2], re.MULTILINE):
+    for command in COMMANDS:
         assert f"tailrace {command}" in README

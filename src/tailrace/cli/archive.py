@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tailrace.archive.archiver import Archived, Archiver
     from tailrace.archive.vault import Vault
 
-commands = typer.Typer(help="Move finished runs out of Postgres, list them, and bring one back.", no_args_is_help=True)
-RunId = Annotated[str, typer.Argument(metavar="RUN_ID")]
+commands = typer.Typer(no_args_is_help=True)
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of the run.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +76,16 @@ def run_archive(
             "--older-than",
             parser=whole(0, 36_500),
             metavar="DAYS",
-            help="Archive what finished more than so many days ago; TAILRACE_RETENTION_DAYS when left out.",
+            help="Archive what ended more than so many days ago; TAILRACE_RETENTION_DAYS when left out.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Copy runs to the archive, read the copy back, and delete their events but for the last of each."""
+    """Archive what ended long enough ago.
+
+    Runs are copied to the archive and the copy is read back; only then their events are deleted from Postgres, all but
+    the last of each. Exit 1 when rows of some runs are missing; those are left alone.
+    """
     done, gaps = run(_archive(older_than))
     if json:
         print_json({"runs": done.runs, "events": done.events, "rowsDeleted": done.rows_deleted, "notArchivable": gaps})
@@ -93,11 +97,13 @@ def run_archive(
 
 @commands.command("list")
 def list_archived(
-    limit: Annotated[int, typer.Option("--limit", parser=whole(1, 1000), metavar="N", help="How many.")] = 50,
-    after: Annotated[str, typer.Option("--after", metavar="RUN_ID", help="The nextAfter of the page before.")] = "",
+    limit: Annotated[int, typer.Option("--limit", parser=whole(1, 1000), metavar="N", help="How many to print.")] = 50,
+    after: Annotated[
+        str, typer.Option("--after", metavar="RUN_ID", help="Begin after this run, the last of the page before.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """List the runs that have an archive copy, by id."""
+    """List the runs that have a copy in the archive, by id."""
     found = run(_list(after, limit))
     more = found[limit - 1].run_id if len(found) > limit else None
     found = found[:limit]
@@ -115,7 +121,10 @@ def list_archived(
 
 @commands.command()
 def restore(run_id: RunId, json: Json = False) -> None:
-    """Put a run's events back into Postgres exactly as they were; does nothing where they are."""
+    """Put a run's events back into Postgres, exactly as they were.
+
+    Does nothing when they are there. The run is archived again once the retention, counted from now, is over.
+    """
     restored = run(_restore(run_id))
     if json:
         print_json({"runId": run_id, "archived": restored is not None, "eventsRestored": restored or 0})

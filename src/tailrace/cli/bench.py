@@ -17,23 +17,29 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            "--only", metavar="ROW", help="Measure this row alone; may be repeated. Any other name lists the rows."
+            "--only", metavar="ROW", help="Measure this row alone; may be repeated. A name that is no row lists them."
         ),
     ] = None,
     seconds: Annotated[
         int,
-        typer.Option("--seconds", parser=whole(1, SECONDS_MAX), metavar="N", help="How long one measurement goes on."),
+        typer.Option(
+            "--seconds", parser=whole(1, SECONDS_MAX), metavar="N", help="Seconds that one measurement takes."
+        ),
     ] = 5,
     short: Annotated[
-        bool, typer.Option("--short", help="Run every row for a moment, to see that it works; the figures say nothing.")
+        bool,
+        typer.Option("--short", help="Run every row for a moment, to see that it works; its figures mean nothing."),
     ] = False,
-    chart: Annotated[Path | None, typer.Option("--chart", metavar="FILE", help="Write the chart, as SVG.")] = None,
+    chart: Annotated[
+        Path | None, typer.Option("--chart", metavar="FILE", help="Also draw the figures into this file, as SVG.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Measure Tailrace on this machine, on the database that the settings name or else on the embedded one.
+    """Measure Tailrace on this machine and this database.
 
-    Everything is written to schemas of its own, which are removed; what the database holds is not touched, but it is
-    kept busy. Exit 1 when a row could not be measured.
+    The database is the one that the settings name, else the embedded one. Everything is written to schemas of its own,
+    which are removed; what the database holds is not touched, but it is kept busy. Exit 1 when a row could not be
+    measured.
     """
     # Here, for the other commands do not need it.
     from tailrace.bench.command import run_bench  # noqa: PLC0415

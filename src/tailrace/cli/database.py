@@ -10,12 +10,15 @@ from tailrace.settings import load_settings
 from tailrace.store.migrate import SchemaStatus, schema_status
 from tailrace.store.migrate import upgrade as upgrade_schema
 
-commands = typer.Typer(help="Create and upgrade Tailrace's tables.", no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True)
 
 
 @commands.command()
 def upgrade(json: Json = False) -> None:
-    """Bring the tables to the version this Tailrace needs; does nothing when they are."""
+    """Create the tables, or bring them to the version that is needed.
+
+    Does nothing when they have it.
+    """
     applied = run(_upgrade())
     if json:
         print_json({"applied": applied})
@@ -25,7 +28,10 @@ def upgrade(json: Json = False) -> None:
 
 @commands.command()
 def status(json: Json = False) -> None:
-    """Print which schema version the database has and which is needed; exit 1 unless they are the same."""
+    """Print which version the tables have, and which is needed.
+
+    Exit 1 unless they are the same.
+    """
     schema, found = run(_status())
     if json:
         print_json({"schema": schema, "found": found.found, "needed": found.needed, "state": found.state})
@@ -36,9 +42,9 @@ def status(json: Json = False) -> None:
 
 @commands.command()
 def url(json: Json = False) -> None:
-    """Print the database's URL, password included, as for `psql "$(tailrace db url)"`.
+    """Print the URL of the database, password included.
 
-    The embedded Postgres answers while some Tailrace process uses it.
+    It is made for `psql "$(tailrace db url)"`. The embedded Postgres answers while some Tailrace process uses it.
     """
     found = run(_url())
     if json:

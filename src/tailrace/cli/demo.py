@@ -17,11 +17,15 @@ from tailrace.settings import load_settings
 
 def demo(
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder to digest; Python's own standard library when left out.")
+        Path | None,
+        typer.Argument(metavar="FOLDER", help="Folder of text files; Python's own standard library when left out."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Digest a folder of text files in a run, cut its stream in the middle, resume it, and count what arrived."""
+    """Digest a folder of text files in a run, and see its stream cut and resumed.
+
+    The stream is cut in the middle and resumed from the last event that arrived; at the end, what arrived is counted.
+    """
     chosen = folder if folder is not None else Path(sysconfig.get_path("stdlib"))
     if not chosen.is_dir():
         raise UsageError(f"there is no folder {str(chosen)!r}; name one with text files in it")

@@ -47,20 +47,25 @@ WALK_SECONDS = 45.0
 
 
 def doctor(
-    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="Explain this run alone.")] = None,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="RUN_ID", help="Explain this run, and look at it alone.")
+    ] = None,
     url: Annotated[
-        str | None, typer.Option("--url", metavar="PUBLIC_URL", help="Walk the canary through this server or proxy.")
+        str | None,
+        typer.Option("--url", metavar="PUBLIC_URL", help="Walk the canary through the server or proxy at this root."),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help="File with the key for --url; else TAILRACE_API_KEY."),
+        typer.Option(
+            "--api-key-file", metavar="FILE", help="File with the key for --url; TAILRACE_API_KEY when left out."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Find what is wrong, say what is safe to do about it, and exit 1 if anything is.
+    """Find what is wrong, and say what is safe to do about it.
 
-    It looks at the database, the schema, the wake-ups, the bus, the outbox and the runs, and walks a run of its own
-    through all of them, which it removes. It changes nothing else.
+    Looks at the database, the schema, the wake-ups, the bus, the outbox and the runs, and walks a run of its own, the
+    canary, through all of them, which is then removed; nothing else is changed. Exit 1 when anything was found.
     """
     root = checked_url(url) if url is not None else None
     try:

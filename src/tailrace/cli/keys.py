@@ -19,7 +19,7 @@ from tailrace.settings import load_settings
 
 # The signing keys that are kept beside the newest; tokens of older ones are long past.
 RETIRED_MAX = 3
-commands = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True)
 
 
 class KeyNotFound(NotFound):
@@ -28,16 +28,22 @@ class KeyNotFound(NotFound):
 
 @commands.command()
 def create(
-    name: Annotated[str, typer.Option("--name", help="Whose key it is, for the list.")],
-    tenant: Annotated[str, typer.Option("--tenant", help="Whose runs it starts and sees.")] = DEFAULT_TENANT,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Whose key it is, for the list.")],
+    tenant: Annotated[
+        str, typer.Option("--tenant", metavar="TENANT", help="Whose runs it starts and sees.")
+    ] = DEFAULT_TENANT,
     scopes: Annotated[
-        str, typer.Option("--scopes", help="What it allows, with commas between: runs:read, runs:write, admin.")
+        str,
+        typer.Option(
+            "--scopes", metavar="SCOPES", help="What it allows, with commas between: runs:read, runs:write, admin."
+        ),
     ] = f"{Scope.RUNS_READ},{Scope.RUNS_WRITE}",
     json: Json = False,
 ) -> None:
-    """Make a key, add its hash to the keys file, and print it: the one time it can be seen.
+    """Make a key and print it: the one time it can be seen.
 
-    `admin` includes the other scopes, within its tenant, and allows /metrics.
+    Its hash goes into the file that TAILRACE_API_KEYS_FILE names, which is created when it is not there. The scope
+    `admin` includes the others, within its tenant, and allows /metrics.
     """
     key_id, key = new_key()
     entry = _entry(key_id, key, name, tenant, scopes)
@@ -54,7 +60,10 @@ def create(
 
 @commands.command("list")
 def list_keys(json: Json = False) -> None:
-    """List the keys, without the keys themselves: the file has only their hashes."""
+    """List the keys: ids, names, tenants and scopes.
+
+    The keys themselves cannot be shown, for the file has only their hashes.
+    """
     found = keyfile.read(_path()).keys
     if json:
         print_json({"keys": [_view(key) for key in found]})
@@ -67,8 +76,14 @@ def list_keys(json: Json = False) -> None:
 
 
 @commands.command()
-def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], json: Json = False) -> None:
-    """Revoke a key: servers refuse it within a second, and end the streams that were opened with it."""
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as `tailrace keys list` shows it.")],
+    json: Json = False,
+) -> None:
+    """Revoke a key.
+
+    Servers refuse it within a second, and end the streams that were opened with it.
+    """
 
     def end(found: KeyFile) -> tuple[KeyFile, ApiKey]:
         key = next((key for key in found.keys if key.id == key_id), None)
@@ -87,11 +102,14 @@ def revoke(key_id: Annotated[str, typer.Argument(metavar="ID")], json: Json = Fa
 @commands.command("rotate-signing")
 def rotate_signing(
     drop: Annotated[
-        bool, typer.Option("--drop-previous", help="Also make every token that was given out useless at once.")
+        bool, typer.Option("--drop-previous", help="Refuse the tokens that were given out, too, from now on.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Sign stream tokens with a new key; tokens signed with the previous one still count until they are too old."""
+    """Sign stream tokens with a new key.
+
+    Tokens that were signed with a previous one still count until they are too old.
+    """
     new = keyfile.new_signing_key()
 
     def rotate(found: KeyFile) -> tuple[KeyFile, None]:

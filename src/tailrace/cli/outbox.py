@@ -13,22 +13,22 @@ from tailrace.settings import load_settings
 from tailrace.store.migrate import require_current
 from tailrace.store.outbox import Outbox
 
-commands = typer.Typer(help="Look at the outbox.", no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True)
 
 
 @commands.callback()
 def group() -> None:
-    """Look at the outbox."""
+    """See what is persisted and not yet published."""
 
 
 @commands.command()
 def status(
     limit: Annotated[
-        int, typer.Option("--limit", parser=whole(1, 1000), metavar="N", help="How many runs to show.")
+        int, typer.Option("--limit", parser=whole(1, 1000), metavar="N", help="How many runs to print.")
     ] = 10,
     json: Json = False,
 ) -> None:
-    """Print the backlog in all, and the runs with the largest."""
+    """Print the backlog of all runs, and the runs with the largest."""
     found = run(_status(limit))
     if json:
         print_json(found)

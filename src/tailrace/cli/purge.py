@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 
 def purge(
-    run_ids: Annotated[list[str] | None, typer.Argument(metavar="RUN_ID", help="Runs to remove.")] = None,
-    tenant: Annotated[str | None, typer.Option("--tenant", metavar="T", help="Remove all runs of a tenant.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    run_ids: Annotated[list[str] | None, typer.Argument(metavar="RUN_ID", help="Ids of the runs to remove.")] = None,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Remove all runs of this tenant.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask first.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove finished runs with every trace of them, from Postgres and from the archive.  It cannot be undone."""
+    """Remove ended runs, or all runs of a tenant, with every trace of them.
+
+    They go from Postgres and from the archive, for ever. Runs that have not ended are refused: cancel them first.
+    """
     named = list(dict.fromkeys(run_ids or []))
     if bool(named) == (tenant is not None):
         raise UsageError("name the runs to purge, or --tenant, and not both")

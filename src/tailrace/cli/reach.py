@@ -13,18 +13,18 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2
 from pydantic import SecretStr
 
-from tailrace.access.credentials import Credentials
-from tailrace.access.principal import OPERATOR
-from tailrace.app import App
 from tailrace.client import Client
 from tailrace.errors import UsageError
-from tailrace.http.server import serving
-from tailrace.runtime import Role
 from tailrace.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tailrace.app import App
+    from tailrace.runtime import Role
 
 # A process that publishes over another bus does not tell this one, so this one looks for itself this often.
 HEARTBEAT_SECONDS = 1.0
@@ -53,6 +53,10 @@ async def reach(url: str | None, api_key_file: Path | None = None) -> AsyncItera
 @asynccontextmanager
 async def own_api(settings: Settings) -> AsyncIterator[tuple[str, httpx2.AsyncHTTPTransport]]:
     """Serve an API of our own, for an operator, inside the block; yield its root and the way to it."""
+    # Here, for a command with `--url` has no use for a server.
+    from tailrace.app import App  # noqa: PLC0415
+    from tailrace.http.server import serving  # noqa: PLC0415
+
     app = App(settings)
     with tempfile.TemporaryDirectory(prefix="tailrace-") as folder:
         path = str(Path(folder) / "api")
@@ -65,6 +69,9 @@ async def own_api(settings: Settings) -> AsyncIterator[tuple[str, httpx2.AsyncHT
 
 @asynccontextmanager
 async def _running_for_operator(app: App) -> AsyncIterator[None]:
+    from tailrace.access.credentials import Credentials  # noqa: PLC0415 - as above
+    from tailrace.access.principal import OPERATOR  # noqa: PLC0415
+
     async with app.running(ROLES):
         app.services().credentials = Credentials(token_seconds=1, resume_seconds=1, principal=OPERATOR)
         yield

@@ -19,35 +19,44 @@ from tailrace.model import strictjson
 from tailrace.model.event import SEQ_MAX, Event
 from tailrace.model.run import RunState
 
-commands = typer.Typer(help="Start, list, show, watch and cancel runs.", no_args_is_help=True)
+commands = typer.Typer(no_args_is_help=True)
 
 Url = Annotated[
     str | None,
-    typer.Option("--url", help="A server's root, as http://127.0.0.1:8400; the database itself when left out."),
+    typer.Option(
+        "--url", metavar="URL", help="Root of a server, as http://127.0.0.1:8400; the database itself when left out."
+    ),
 ]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--api-key-file", metavar="FILE", help="File with the key for --url; else TAILRACE_API_KEY."),
+    typer.Option("--api-key-file", metavar="FILE", help="File with the key for --url; TAILRACE_API_KEY when left out."),
 ]
-RunId = Annotated[str, typer.Argument(metavar="RUN_ID")]
+RunId = Annotated[str, typer.Argument(metavar="RUN_ID", help="Id of the run.")]
 
 
 @commands.command()
 def start(
-    agent: Annotated[str, typer.Argument(help="Name of the agent.")],
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Name of the agent.")],
     input: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="What the agent gets as run.input.")
     ] = None,
-    run_id: Annotated[str | None, typer.Option("--run-id", help="Id of the run; made up when left out.")] = None,
-    idempotency_key: Annotated[
-        str | None, typer.Option("--idempotency-key", help="The same key starts the same run, once.")
+    run_id: Annotated[
+        str | None, typer.Option("--run-id", metavar="RUN_ID", help="Id of the run; made up when left out.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Print its events until it ends.")] = False,
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(
+            "--idempotency-key",
+            metavar="KEY",
+            help="However often it is sent, one key starts one run: send it again after doubt.",
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Print its events as they come, until it ends.")] = False,
     url: Url = None,
     api_key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Start a run."""
+    """Start a run, and print it."""
     value = _parse_input(input)
 
     async def work() -> None:
@@ -63,10 +72,15 @@ def start(
 
 @commands.command("list")
 def list_runs(
-    state: Annotated[RunState | None, typer.Option("--state", help="Only runs in this state.")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Only runs of this agent.")] = None,
-    limit: Annotated[int, typer.Option("--limit", parser=whole(1, 500), metavar="N", help="How many.")] = 50,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="The nextCursor of the page before.")] = None,
+    state: Annotated[
+        RunState | None,
+        typer.Option("--state", metavar="STATE", help=f"Only runs in this state: {', '.join(RunState)}."),
+    ] = None,
+    agent: Annotated[str | None, typer.Option("--agent", metavar="AGENT", help="Only runs of this agent.")] = None,
+    limit: Annotated[int, typer.Option("--limit", parser=whole(1, 500), metavar="N", help="How many to print.")] = 50,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="CURSOR", help="Where the page before ended, as it said.")
+    ] = None,
     url: Url = None,
     api_key_file: KeyFile = None,
     json: Json = False,
@@ -91,7 +105,7 @@ def list_runs(
 
 @commands.command()
 def show(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Json = False) -> None:
-    """Show a run."""
+    """Print a run: its state, input, output and positions."""
 
     async def work() -> RunView:
         async with reach(url, api_key_file) as client:
@@ -104,13 +118,22 @@ def show(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Jso
 def watch(
     run_id: RunId,
     from_seq: Annotated[
-        int, typer.Option("--from-seq", parser=whole(0, SEQ_MAX), metavar="SEQ", help="The last seq already seen.")
+        int,
+        typer.Option(
+            "--from-seq",
+            parser=whole(0, SEQ_MAX),
+            metavar="SEQ",
+            help="Seq of the last event already seen; those after it are printed.",
+        ),
     ] = 0,
     url: Url = None,
     api_key_file: KeyFile = None,
     json: Json = False,
 ) -> None:
-    """Print a run's events as they come, each once, until it ends; reconnects by itself."""
+    """Print a run's events as they come, each once, until it ends.
+
+    Reconnects by itself. Exit 0 however the run ended.
+    """
 
     async def work() -> None:
         async with reach(url, api_key_file) as client:
@@ -121,7 +144,11 @@ def watch(
 
 @commands.command()
 def cancel(run_id: RunId, url: Url = None, api_key_file: KeyFile = None, json: Json = False) -> None:
-    """Cancel a run."""
+    """Ask for a run to be cancelled, and print it.
+
+    One that is queued ends at once, another when its agent has let go: `tailrace runs watch` shows when. Exit 1 when it
+    has ended already.
+    """
 
     async def work() -> RunView:
         async with reach(url, api_key_file) as client:

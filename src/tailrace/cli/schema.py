@@ -10,7 +10,10 @@ from tailrace.model.event import event_json_schema
 
 
 def schema(json: Json = False) -> None:
-    """Print the JSON Schema of the canonical event; with --json on one line."""
+    """Print the JSON Schema of the event, as it is on every wire.
+
+    With --json it is printed on one line.
+    """
     if json:
         print_json(event_json_schema())
     else:

@@ -38,10 +38,18 @@ RoleOption = Literal["all", "api", "worker", "outbox"]
 
 def serve(
     app: Annotated[
-        str | None, typer.Option("--app", metavar="FILE_OR_MODULE[:NAME]", help="Where the agents are; NAME is `app`.")
+        str | None,
+        typer.Option(
+            "--app", metavar="FILE_OR_MODULE[:NAME]", help="Where the agents are; NAME is `app` when left out."
+        ),
     ] = None,
-    role: Annotated[RoleOption, typer.Option("--role", help="What this process does.")] = "all",
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    role: Annotated[
+        RoleOption, typer.Option("--role", metavar="ROLE", help="What this process does: all, api, worker or outbox.")
+    ] = "all",
+    host: Annotated[
+        str,
+        typer.Option("--host", metavar="HOST", help="Address to listen on; other than loopback only with API keys."),
+    ] = "127.0.0.1",
     port: Annotated[
         int,
         typer.Option("--port", parser=whole(0, 65535), metavar="PORT", help="Port to listen on; 0 for any free one."),
@@ -52,14 +60,15 @@ def serve(
             "--processes",
             parser=whole(1, PROCESSES_MAX),
             metavar="N",
-            help="Processes that share the port, each with all that one has; one a core is enough.",
+            help="How many processes share the port, each with all that one has; one a core is enough.",
         ),
     ] = 1,
     child_of: Annotated[str | None, typer.Option("--child-of", hidden=True)] = None,
 ) -> None:
-    """Serve the HTTP API, execute runs and publish their events, or one of these.
+    """Serve the API, execute runs and publish their events, until stopped.
 
-    Without --app there are no agents: runs can be read and watched, and started for agents of other processes.
+    A process does all three, or with --role one of them. Without --app there are no agents: runs can be read and
+    watched, and started for agents of other processes.
     """
     loaded = load_app(app) if app is not None else App()
     has_keys = loaded.settings().api_keys_file is not None

@@ -90,6 +90,8 @@ def _writing(get_services: GetServices) -> APIRouter:
         start_endpoint(get_services),
         methods=["POST"],
         summary="Start a run",
+        description="Answers 201 with the run once it and its RunStarted are committed, and 200 with the same run when "
+        "the same `Idempotency-Key` comes with the same body. Needs the scope `runs:write`.",
         status_code=201,
         response_model=None,
         responses=_answers({200: RunView, 201: RunView}, 404, 409, 413, 422, 503),
@@ -105,6 +107,7 @@ def _writing(get_services: GetServices) -> APIRouter:
         responses=_answers({202: RunView}, 404, 409, 503),
     )
     async def cancel(run_id: _RunId, caller: Caller = writer) -> Response:
+        """End a queued run at once, a started one when its agent has let go. Needs the scope `runs:write`."""
         return json_answer(view_of(await caller.cancel(run_id)), status=202)
 
     return router
@@ -122,6 +125,7 @@ def _reading(get_services: GetServices) -> APIRouter:
         cursor: str | None = None,
         caller: Caller = reader,
     ) -> Response:
+        """Return a page of runs, without their inputs and outputs. Needs the scope `runs:read`."""
         runs, next_cursor = await caller.runs(
             state=_state(state),
             agent=_agent(agent),
@@ -132,11 +136,12 @@ def _reading(get_services: GetServices) -> APIRouter:
 
     @router.get("/{runId}", summary="Show a run", responses=_answers({200: RunView}, 404, 503))
     async def show(run_id: _RunId, caller: Caller = reader) -> Response:
+        """Return the run, its input and its output. Needs the scope `runs:read`."""
         return json_answer(view_of(await caller.run(run_id)))
 
     @router.get(
         "/{runId}/events",
-        summary="Published events as JSON",
+        summary="Read published events as JSON",
         responses=_answers({200: EventPage}, 404, 410, 422, 503),
     )
     async def events(
@@ -145,6 +150,10 @@ def _reading(get_services: GetServices) -> APIRouter:
         limit: str | None = None,
         caller: Caller = reader,
     ) -> Response:
+        """Return a page of published events; ask again from `nextFromSeq` for what follows.
+
+        A page of large events ends early. Needs the scope `runs:read`.
+        """
         position = parse_position(from_seq, "/fromSeq")
         count = parse_count(limit, "/limit", default=EVENTS_DEFAULT, maximum=EVENTS_MAX)
         run = await caller.run(run_id)
@@ -157,10 +166,11 @@ def _reading(get_services: GetServices) -> APIRouter:
 
     @router.post(
         "/{runId}/stream-token",
-        summary="A short-lived token that opens this run's stream for an EventSource, which cannot send headers",
+        summary="Make a token that opens this run's stream",
         responses=_answers({200: StreamToken}, 404, 503),
     )
     async def stream_token(run_id: _RunId, caller: Caller = reader) -> Response:
+        """Make a short-lived token, for an `EventSource` cannot send a key. Needs the scope `runs:read`."""
         document = token_view(*await caller.stream_token(run_id))
         return json_answer(document, headers={"Cache-Control": "no-store"})
 
@@ -171,7 +181,7 @@ def _reading(get_services: GetServices) -> APIRouter:
 def _stream(router: APIRouter, get_services: GetServices) -> None:
     @router.get(
         "/{runId}/stream",
-        summary="The run's events as Server-Sent Events, live",
+        summary="Follow a run's events, live, as Server-Sent Events",
         responses=_STREAM_ANSWERS | _answers({}, 404, 409, 410, 422),
     )
     async def stream(
@@ -181,6 +191,12 @@ def _stream(router: APIRouter, get_services: GetServices) -> None:
         token: Annotated[str | None, Query(description="Of `stream-token`, instead of a key.")] = None,  # noqa: ARG001 - read by the caller's dependency
         caller: Caller = stream_caller(get_services),  # noqa: B008 - as FastAPI wants it
     ) -> EventStream:
+        """Send the published events after the position, then live ones, to the terminal event.
+
+        Each has its seq as `id:` and the canonical event on one line as `data:`, and no `event:`; a comment, `: ping`,
+        breaks silence. Trouble that passes is answered 200 with `retry:` and an end, because an `EventSource` gives up
+        for ever on any other status. Needs the scope `runs:read`, or a stream token.
+        """
         # A browser re-sends the URL it first used, so the header is the newer of the two.
         position = (
             parse_position(last_event_id, "/Last-Event-ID") if last_event_id else parse_position(from_seq, "/fromSeq")

@@ -28,7 +28,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tailrace.http.detached import DETACH, Detached
-from tailrace.http.problems import problem
+from tailrace.http.problems import BELOW, problem
 from tailrace.telemetry import RequestRefused, Telemetry
 
 # nginx and Tomcat stop at 8 KB for a request line, and proxies in front of us with them.
@@ -285,7 +285,7 @@ class BoundedHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
         status, detail = self._refusal or (HTTPStatus.BAD_REQUEST, f"this is not HTTP: {msg or 'it cannot be parsed'}")
-        answer = problem(status, detail, kind=status.phrase.lower().replace(" ", "-"), headers={"connection": "close"})
+        answer = problem(status, detail, kind=BELOW[status], headers={"connection": "close"})
         lines = [b"%b: %b\r\n" % header for header in answer.raw_headers]
         self.transport.write(b"".join([STATUS_LINE[status], *lines, b"\r\n", bytes(answer.body)]))
         self.transport.close()

@@ -22,7 +22,15 @@ _PARAMETERS: dict[tuple[str, str], dict[str, Any]] = {
     ("header", "idempotency-key"): {"type": "string", "pattern": "^[!-~]{1,255}$"},
     ("query", "state"): {"anyOf": [{"type": "string", "enum": [str(state) for state in RunState]}, _EMPTY]},
     ("query", "agent"): {"type": "string", "pattern": "^[^\\u0000]*$"},
-    ("query", "cursor"): {"type": "string", "description": "`nextCursor` of the page before."},
+    ("query", "cursor"): {"type": "string"},
+}
+# What a value means, where the endpoint's signature does not say it.
+_MEANINGS: dict[tuple[str, str], str] = {
+    ("header", "idempotency-key"): "However often it is sent, one key starts one run.",
+    ("query", "state"): "Only runs in this state.",
+    ("query", "agent"): "Only runs of this agent.",
+    ("query", "cursor"): "`nextCursor` of the page before.",
+    ("query", "limit"): "Most that one page may hold.",
 }
 _REFUSALS = {
     "400": "The request is not HTTP as it should be.",
@@ -57,6 +65,8 @@ def _refused(operation: dict[str, Any]) -> tuple[str, ...]:
 
 def _describe_parameter(parameter: dict[str, Any], limit_max: int | None) -> None:
     name = parameter["name"].lower()
+    if (meaning := _MEANINGS.get((parameter["in"], name))) is not None:
+        parameter.setdefault("description", meaning)
     if name == "limit" and limit_max is not None:
         parameter["schema"] = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": limit_max}, _EMPTY]}
     elif (rule := _PARAMETERS.get((parameter["in"], name))) is not None:

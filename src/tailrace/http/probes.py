@@ -23,17 +23,19 @@ def probes(get_services: GetServices) -> APIRouter:
     router = APIRouter(tags=["operations"])
     operator = caller_with(get_services, Scope.ADMIN)
 
-    @router.get("/healthz", summary="Whether the process is alive", response_class=Response)
+    @router.get("/healthz", summary="Say whether the process is alive", response_class=Response)
     async def healthz() -> Response:
+        """Answer, and ask neither the database nor the bus: for liveness probes. Needs no key."""
         return _json({"status": "ok"})
 
     @router.get(
         "/readyz",
-        summary="Whether the database can be written, the schema fits and the bus is there",
+        summary="Say whether the process can do its work",
         response_class=Response,
         responses={503: {"model": Problem, "description": "Something is not there; the detail says what."}},
     )
     async def readyz() -> Response:
+        """Check that the database can be written, its schema fits, and the bus is there. Needs no key."""
         try:
             services = get_services()
             await require_current(services.database)
@@ -46,7 +48,7 @@ def probes(get_services: GetServices) -> APIRouter:
 
     @router.get(
         "/metrics",
-        summary="Prometheus metrics",
+        summary="Give the metrics, for Prometheus",
         response_class=Response,
         responses={
             401: {"model": Problem, "description": "A key is needed, and this is none that counts."},
@@ -54,6 +56,7 @@ def probes(get_services: GetServices) -> APIRouter:
         },
     )
     async def metrics(caller: Caller = operator) -> Response:
+        """Return the metrics of all processes on this port, as text. Needs the scope `admin`."""
         services = caller.services
         text = await _metrics(services)
         if services.siblings is not None:

@@ -49,6 +49,13 @@ REFUSED_AS: dict[type[e.TailraceError], RefusalReason] = {
     e.KeyMisplaced: "key-misplaced",
     e.CrossSiteRefused: "cross-site",
 }
+# How the types of refusals below the application end; the phrases of statuses change from one Python to the next.
+BELOW: dict[HTTPStatus, str] = {
+    HTTPStatus.BAD_REQUEST: "bad-request",
+    HTTPStatus.REQUEST_TIMEOUT: "request-timeout",
+    HTTPStatus.REQUEST_URI_TOO_LONG: "request-uri-too-long",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "request-header-fields-too-large",
+}
 # What a status asks for beside the document.
 HEADERS: dict[HTTPStatus, dict[str, str]] = {
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": RETRY_AFTER_SECONDS},
@@ -90,7 +97,12 @@ def problem_of(error: e.TailraceError) -> Response:
     headers = HEADERS.get(status)
     faults = error.faults if isinstance(error, e.InvalidInput) else ()
     more = {"earliestFromSeq": error.earliest} if isinstance(error, e.PositionGone) else None
-    return problem(status, str(error), kind=_kebab(type(error).__name__), faults=faults, headers=headers, more=more)
+    return problem(status, str(error), kind=type_of(type(error)), faults=faults, headers=headers, more=more)
+
+
+def type_of(kind: type[e.TailraceError]) -> str:
+    """Return what the type URI of an error's problem document ends in: the name of its class, with hyphens."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 
 def tell_refused(error: e.TailraceError, get_services: GetServices) -> None:
@@ -166,7 +178,3 @@ def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
 def _pointer(location: Sequence[object]) -> str:
     # FastAPI puts where it looked ("query", "body") first.
     return "".join(f"/{part}" for part in location[1:])
-
-
-def _kebab(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

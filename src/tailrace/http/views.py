@@ -21,23 +21,23 @@ class RunErrorView(_View):
     """Why a run failed."""
 
     error_class: Annotated[str, Field(alias="class", description="The error's class.")]
-    message: str
+    message: Annotated[str, Field(description="Its text.")]
 
 
 class RunSummary(_View):
     """A run in a list; times are RFC 3339 UTC."""
 
-    run_id: str
-    agent: str
-    state: RunState
+    run_id: Annotated[str, Field(description="The run's id.")]
+    agent: Annotated[str, Field(description="Name of its agent.")]
+    state: Annotated[RunState, Field(description="Where it is.")]
     last_seq: Annotated[int, Field(description="Seq of the newest event persisted.")]
     next_seq: Annotated[int, Field(description="Seq of the next event to be published.")]
     backlog: Annotated[int, Field(description="Events persisted and not yet published.")]
-    created_at: datetime
-    updated_at: datetime
-    started_at: datetime | None = None
-    finished_at: datetime | None = None
-    cancel_requested_at: datetime | None = None
+    created_at: Annotated[datetime, Field(description="When it was created.")]
+    updated_at: Annotated[datetime, Field(description="When its row last changed.")]
+    started_at: Annotated[datetime | None, Field(description="When a worker first began it.")] = None
+    finished_at: Annotated[datetime | None, Field(description="When it ended, in whichever terminal state.")] = None
+    cancel_requested_at: Annotated[datetime | None, Field(description="When somebody asked to cancel it.")] = None
 
 
 class RunView(RunSummary):
@@ -51,21 +51,21 @@ class RunView(RunSummary):
 class RunList(_View):
     """A page of runs, newest first; ``next_cursor`` is null on the last one."""
 
-    runs: list[RunSummary]
-    next_cursor: str | None
+    runs: Annotated[list[RunSummary], Field(description="The runs of this page.")]
+    next_cursor: Annotated[str | None, Field(description="The `cursor` of the next page.")]
 
 
 class EventPage(_View):
     """A page of published events; ask again with ``next_from_seq`` for what follows."""
 
-    events: list[Event]
-    next_from_seq: int
+    events: Annotated[list[Event], Field(description="In order of seq.")]
+    next_from_seq: Annotated[int, Field(description="The `fromSeq` of the next page.")]
 
 
 class StreamToken(_View):
     """What opens one run's stream for an ``EventSource``, as `…/stream?token=`."""
 
-    token: Annotated[str, Field(repr=False)]
+    token: Annotated[str, Field(repr=False, description="The token, signed; treat it as a secret.")]
     expires_at: Annotated[datetime, Field(description="Until when it opens the stream for the first time.")]
 
 
@@ -73,17 +73,17 @@ class ProblemError(_View):
     """One place of a request that is wrong."""
 
     pointer: Annotated[str, Field(description="RFC 6901 JSON pointer, or /name of a query value or header.")]
-    detail: str
+    detail: Annotated[str, Field(description="What is wrong there.")]
 
 
 class Problem(_View):
     """RFC 9457 problem document."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[ProblemError] | None = None
+    type: Annotated[str, Field(description="Which problem it is: `urn:tailrace:problem:…`, or `about:blank`.")]
+    title: Annotated[str, Field(description="The phrase of the status.")]
+    status: Annotated[int, Field(description="The HTTP status.")]
+    detail: Annotated[str, Field(description="What was tried, what was found, and what to do.")]
+    errors: Annotated[list[ProblemError] | None, Field(description="With 422, each place that is wrong.")] = None
     earliest_from_seq: Annotated[
         int | None, Field(description="Of `position-gone`: the first position from which the rest can still be had.")
     ] = None
