@@ -100,7 +100,7 @@ def kubernetes_program(kind: str, name: str) -> Program:
     """Return the container of a Job or of a Deployment."""
     pod = manifest(kind, name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    settings = {}
+    settings: dict[str, str] = {}
     for source in container["envFrom"]:
         settings |= manifest("ConfigMap", source["configMapRef"]["name"])["data"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
