@@ -22,12 +22,15 @@ import pytest
 from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tailrace.testing.servers import with_database
+from tests.docs.page import Page
 from tests.servers import free_port
 
 PATIENCE_SECONDS = 60.0
 # The ports that the documents name.
 PORTS = ("8400", "8000")
 KEPT = "exported.sh"
+# What stays in the foreground, and the reader goes on in another terminal.
+SERVES = ("tailrace serve", "uvicorn ")
 
 needs_psql = pytest.mark.skipif(shutil.which("psql") is None, reason="there is no psql; .ci/run installs it")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
@@ -36,9 +39,9 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="there is n
 class Server:
     """A server that a document has started; its standard error goes to ``tailrace.log``."""
 
-    def __init__(self, process: asyncio.subprocess.Process, address: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
-        self.address = address
+        self.address = ""
 
     async def stop(self, how: int = 15) -> None:
         """End it, as SIGTERM does, and wait for that."""
@@ -50,7 +53,7 @@ class Server:
 class Desk:
     """Runs what a document says; what one block exports, the next one finds."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, server_url: str) -> None:
         self.folder = folder
         self.url = url
         self.ports = {named: free_port() for named in PORTS}
@@ -61,6 +64,7 @@ class Desk:
             "HOME": str(folder),
             "NO_COLOR": "1",
             "TAILRACE_DATABASE_URL": url,
+            "TEST_DATABASE_URL": server_url,
         }
         self._servers: list[Server] = []
 
@@ -86,7 +90,7 @@ class Desk:
             command = f"{command} --port {'8400' if '--role' not in command else '0'}"
         with (self.folder / "tailrace.log").open("ab") as log:
             process = await self._bash(f"exec {command}", asyncio.subprocess.PIPE, log, more)
-        server = Server(process, "")
+        server = Server(process)
         self._servers.append(server)
         async with asyncio.timeout(PATIENCE_SECONDS):
             if command.startswith("tailrace"):
@@ -102,6 +106,24 @@ class Desk:
                     assert process.returncode is None, (self.folder / "tailrace.log").read_text("utf-8")
                     await asyncio.sleep(0.02)
         return server
+
+    async def walk(self, page: Page) -> list[str]:
+        """Do what a page says, block after block: save, serve, run; return what the commands printed."""
+        said = []
+        serving: dict[str, Server] = {}
+        for block in page.blocks:
+            if block.reason is not None:
+                continue
+            if block.file is not None:
+                self.save(block.file, block.text)
+            elif block.language == "sh" and block.text.startswith(SERVES):
+                program = block.text.split()[0]
+                if program in serving:
+                    await serving[program].stop()
+                serving[program] = await self.serve(block.text.strip())
+            elif block.language == "sh":
+                said.append(await self.shell(block.text))
+        return said
 
     async def sql(self, text: str, *, run: str) -> list[list[dict[str, str]]]:
         """Run the statements of a block by psql, one by one; return their rows."""
@@ -163,7 +185,7 @@ async def desk(tailrace_server: str, tmp_path: Path) -> AsyncIterator[Desk]:
             await upgrade(database)
         finally:
             await database.close()
-        desk = Desk(tmp_path, url)
+        desk = Desk(tmp_path, url, tailrace_server)
         try:
             yield desk
         finally:
@@ -174,7 +196,7 @@ async def desk(tailrace_server: str, tmp_path: Path) -> AsyncIterator[Desk]:
 async def bare_desk(tailrace_server: str, tmp_path: Path) -> AsyncIterator[Desk]:
     """A desk with an empty database."""
     async with _database(tailrace_server) as url:
-        desk = Desk(tmp_path, url)
+        desk = Desk(tmp_path, url, tailrace_server)
         try:
             yield desk
         finally:

@@ -25,8 +25,8 @@ class Block:
 
     @property
     def file(self) -> str | None:
-        """The file that a Python block is saved as: its first line names it."""
-        found = re.match(r"# (\S+\.py)\n", self.text)
+        """The file that a block is saved as: its first line names it."""
+        found = re.match(r"# (\S+\.(?:py|toml))\n", self.text)
         return found[1] if found else None
 
 
