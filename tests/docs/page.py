@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 # Languages whose blocks a reader types or saves; each such block is run, unless its fence says why it is not.
 RUNNABLE = ("sh", "sql", "python")
-_FENCE = re.compile(r"^```(\w+)(?:[ ]+not-run: (.+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(\w+)(?: +not-run: (.+?))?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"`((?:tailrace|curl|psql|pytest|uvicorn) [^`]+)`")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -36,8 +36,7 @@ class Page:
     def __init__(self, path: str) -> None:
         self.path = ROOT / path
         self.text = self.path.read_text("utf-8")
-        self.blocks = [Block(*found) for found in _FENCE.findall(self.text)]
-        self.blocks = [Block(block.language, block.reason or None, block.text) for block in self.blocks]
+        self.blocks = [Block(language, reason or None, text) for _, language, reason, text in _FENCE.findall(self.text)]
         self.prose = _FENCE.sub("", self.text)
         assert self.text.count("```") == 2 * len(self.blocks), f"{path} has a fence that is not understood"
 
