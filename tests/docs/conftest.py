@@ -29,6 +29,8 @@ PATIENCE_SECONDS = 60.0
 # The ports that the documents name.
 PORTS = ("8400", "8000")
 KEPT = "exported.sh"
+# What psql is made to print after each statement.
+BETWEEN = "--------"
 # What stays in the foreground, and the reader goes on in another terminal.
 SERVES = ("tailrace serve", "uvicorn ")
 
@@ -126,14 +128,14 @@ class Desk:
         return said
 
     async def sql(self, text: str, *, run: str) -> list[list[dict[str, str]]]:
-        """Run the statements of a block by psql, one by one; return their rows."""
-        found = []
-        for statement in (part for part in text.split(";\n") if part.strip()):
-            (self.folder / "statement.sql").write_text(f"{statement};\n", "utf-8")
-            out = await self.shell(
-                f'psql "$(tailrace db url)" -v ON_ERROR_STOP=1 -v run={shlex.quote(run)} -X -q --csv -f statement.sql'
-            )
-            found.append(list(csv.DictReader(io.StringIO(out))))
+        """Run the statements of a block by psql; return the rows of each."""
+        statements = [part for part in text.split(";\n") if part.strip()]
+        (self.folder / "statements.sql").write_text(f";\n\\echo {BETWEEN}\n".join([*statements, ""]), "utf-8")
+        out = await self.shell(
+            f'psql "$(tailrace db url)" -v ON_ERROR_STOP=1 -v run={shlex.quote(run)} -X -q --csv -f statements.sql'
+        )
+        found = [list(csv.DictReader(io.StringIO(part))) for part in out.split(f"{BETWEEN}\n")][:-1]
+        assert len(found) == len(statements)
         return found
 
     async def execute(self, sql: str, *args: object) -> str:

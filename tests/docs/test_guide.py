@@ -126,7 +126,9 @@ async def test_servers_need_no_more_than_the_grants_that_it_names(desk: Desk, ro
     async with tailrace.Client(server.address) as client:
         run = await client.start("research", {"topic": "rivers"})
         assert [event.type async for event in client.stream(run.run_id)][-1] == "RunFinished"
-    assert "nothing found" in await desk.shell("tailrace doctor")
+    doctor = GUIDE.commands[-1]
+    assert doctor.startswith("tailrace doctor --url")
+    assert "nothing found" in await desk.shell(doctor)
 
 
 MISTAKEN = """
@@ -221,6 +223,13 @@ ELSEWHERE = {
     "`RunTerminated`": "tests/docs/test_runbook.py",
     "a stream that comes all at once": "tests/upkeep/test_walk_proxies.py",
 }
+
+
+def test_every_command_in_its_sentences_is_run_here() -> None:
+    """In the tests of production's database and of its role."""
+    assert GUIDE.commands == [
+        "tailrace db upgrade", "tailrace serve", "tailrace doctor --url http://127.0.0.1:8400"
+    ]  # fmt: skip
 
 
 def test_every_trouble_that_it_names_is_provoked() -> None:
