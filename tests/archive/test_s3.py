@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,28 @@ def s3(s3rver: Path, tmp_path: Path) -> Iterator[S3]:
     port = free_port()
     folder = tmp_path / "s3"
     folder.mkdir()
-    where = ["--directory", folder, "--address", "127.0.0.1", "--port", str(port), "--configure-bucket", BUCKET]
+    where: list[str | Path] = [
+        "--directory",
+        folder,
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--configure-bucket",
+        BUCKET,
+    ]
     with Server([NODE, s3rver, "--silent", *where], port) as server:
         yield S3(server, folder)
+
+
+@asynccontextmanager
+async def reading(settings: Settings, s3: S3) -> AsyncIterator[httpx2.AsyncClient]:
+    """Serve the API in a process of its own, which is told where the archive is."""
+    async with (
+        served(settings, app=None, role="api", **s3.place) as server,
+        httpx2.AsyncClient(base_url=server.address, timeout=60) as http,
+    ):
+        yield http
 
 
 def document(done: Done) -> Any:
@@ -100,10 +120,7 @@ async def test_a_run_goes_to_s3_is_read_there_comes_back_and_is_forgotten(
     await large(database, "large")
     await finished(database, "small")
     before = await all_rows(database)
-    async with (
-        served(settings(), role="api", **s3.place) as server,
-        httpx2.AsyncClient(base_url=server.address) as http,
-    ):
+    async with reading(settings(), s3) as http:
 
         async def streams() -> list[str]:
             return [(await http.get(f"/api/agents/runs/{run}/stream")).text for run in ("large", "small")]
@@ -140,11 +157,8 @@ async def test_a_server_that_is_away_or_refuses_loses_nothing(
     document(await tailrace("archive", "run", "--older-than", "0", "--json", **s3.place))
 
     s3.server.kill()
-    async with (
-        served(settings(), role="api", **s3.place) as server,
-        httpx2.AsyncClient(base_url=server.address) as http,
-    ):
-        answer = await http.get("/api/agents/runs/r/events", timeout=60)
+    async with reading(settings(), s3) as http:
+        answer = await http.get("/api/agents/runs/r/events")
         assert (answer.status_code, answer.json()["type"]) == (503, "urn:tailrace:problem:archive-unavailable")
         s3.server.start()
         events = (await http.get("/api/agents/runs/r/events")).json()["events"]
@@ -162,10 +176,7 @@ async def test_an_object_that_the_bucket_has_lost_is_gone_and_not_away(
     document(await tailrace("archive", "run", "--older-than", "0", "--json", **s3.place))
     for path in s3.objects:
         path.unlink()
-    async with (
-        served(settings(), role="api", **s3.place) as server,
-        httpx2.AsyncClient(base_url=server.address) as http,
-    ):
+    async with reading(settings(), s3) as http:
         answer = await http.get("/api/agents/runs/r/events")
     assert answer.status_code == 410
     assert answer.json()["earliestFromSeq"] == 5
