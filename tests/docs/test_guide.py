@@ -19,6 +19,7 @@ GUIDE = Page("docs/guide.md")
 ROLE_SQL = next(block.text for block in GUIDE.of("sql"))
 
 
+@pytest.mark.timeout(300)  # some twenty programs, one after another
 @needs_curl
 async def test_the_guide_does_what_it_says_from_its_first_block_to_its_last(desk: Desk) -> None:
     """Agents, commands, client, application, keys, migrations, tests: as a reader would do them."""

@@ -155,10 +155,11 @@ async def test_every_command_runs_on_a_healthy_system_and_finds_nothing(desk: De
 
 
 @needs_psql
+@needs_curl
 async def test_a_stuck_outbox_looks_as_it_says_and_a_restart_is_the_cure(desk: Desk) -> None:
     """Persisted and not published: a backlog that does not fall, a row whose published_at is null, `outbox-behind`."""
     desk.save("agents.py", AGENTS)
-    server = await desk.serve("tailrace serve --role api")
+    server = await desk.serve("tailrace serve --role api --port 8400")
     await desk.serve("tailrace serve --role worker --app agents.py")
     outbox = await desk.serve("tailrace serve --role outbox")
     outbox.process.send_signal(signal.SIGSTOP)
@@ -174,6 +175,10 @@ async def test_a_stuck_outbox_looks_as_it_says_and_a_restart_is_the_cure(desk: D
     assert (await findings(desk, '"$RUN"')).keys() == {Code.OUTBOX_BEHIND}
     async with httpx2.AsyncClient(base_url=server.address) as http:
         assert (await http.get(f"/api/agents/runs/{run_id}/events")).json()["events"] == []
+    (curl,) = [command for command in RUNBOOK.commands if command.startswith("curl")]
+    stream = await desk.shell(curl, codes=(TIMED_OUT,))
+    assert re.fullmatch(r"retry: \d+\n\n", stream), stream
+    assert '"title":"Not Found"' in await desk.shell(curl.replace("$RUN", "nobody"))
 
     await outbox.stop(9)
     await desk.serve("tailrace serve --role outbox")
