@@ -30,7 +30,7 @@ from tailrace.store.leases import Leases
 from tailrace.store.migrate import require_current
 from tailrace.store.outbox import Outbox
 from tailrace.store.runs import Runs
-from tailrace.telemetry import DutyFailed, Exporter, ProcessStopping, Telemetry
+from tailrace.telemetry import ARCHIVE_DUTY, DutyFailed, Exporter, ProcessStopping, Telemetry
 from tailrace.worker.duties import Duty, perform
 from tailrace.worker.execution import Agent
 from tailrace.worker.signals import on_stop
@@ -145,6 +145,7 @@ class _Parts:
             runs=runs,
             events=self._events,
             archived=self._events,
+            archives=self._archives,
             outbox=outbox,
             leases=self._leases,
             orchestrator=orchestrator,
@@ -207,7 +208,7 @@ class _Parts:
                 if self._vault is None:
                     return []
                 keep_once = keeping(self._archives, self._vault, self._telemetry, settings.retention_days)
-                return [Duty("archive.keep", keep_once, KEEP_SECONDS, retry_max_seconds=KEEP_RETRY_SECONDS)]
+                return [Duty(ARCHIVE_DUTY, keep_once, KEEP_SECONDS, retry_max_seconds=KEEP_RETRY_SECONDS)]
             case _:
                 assert_never(role)
 

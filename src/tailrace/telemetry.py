@@ -25,6 +25,9 @@ RefusalReason = Literal[
 ]
 REFUSAL_REASONS: tuple[RefusalReason, ...] = get_args(RefusalReason)
 
+# The duty whose failures are those of the archive.
+ARCHIVE_DUTY = "archive.keep"
+
 
 @dataclass(frozen=True, slots=True)
 class RunCreated:
@@ -174,6 +177,17 @@ class RunNotArchivable:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveTurnEnded:
+    """A turn of archiving came to its end without an error, whether or not there was anything to archive.
+
+    ``at_seconds`` is when, since the Unix epoch; ``rows_deleted`` how many rows left Postgres.
+    """
+
+    at_seconds: float
+    rows_deleted: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessReady:
     """A process serves its roles."""
 
@@ -237,6 +251,7 @@ Happening = (
     | BusRestored
     | RunsArchived
     | RunNotArchivable
+    | ArchiveTurnEnded
     | ProcessReady
     | ProcessStopping
     | KeysFileRead

@@ -17,7 +17,7 @@ def counted(runs: int, *, backlog: int = 0) -> PrometheusExporter:
     for number in range(runs):
         exporter(RunCreated(f"r{number}", "a"))
         exporter(FirstNode(f"r{number}", 0.002))
-    exporter.observe_database(backlog=backlog, oldest_unpublished_seconds=None, stalled=0)
+    exporter.observe_database(backlog=backlog, oldest_unpublished_seconds=None, stalled=0, restored_events=0)
     return exporter
 
 

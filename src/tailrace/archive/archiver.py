@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -12,7 +13,7 @@ from tailrace.archive.turn import PATIENT_SECONDS, turn
 from tailrace.archive.vault import ObjectGone, Vault
 from tailrace.errors import ArchiveBusy, ArchiveMismatch
 from tailrace.store.archives import Archives, Candidate, Held
-from tailrace.telemetry import RunNotArchivable, RunsArchived, Telemetry
+from tailrace.telemetry import ArchiveTurnEnded, RunNotArchivable, RunsArchived, Telemetry
 
 # An object holds at most this, but never less than one run: what a purge of one run writes anew, and what is done
 # anew after a kill.
@@ -80,6 +81,7 @@ class Archiver:
             raise ArchiveMismatch(
                 f"the archive at {self._vault.url} has lost {', '.join(lost)}; what is still in Postgres stays there"
             )
+        self._telemetry.tell(ArchiveTurnEnded(time.time(), deleted))
         return Archived(runs, events, deleted, more=runs > 0)
 
     async def keep_once(self, age_days: float) -> bool:

@@ -178,6 +178,8 @@ def line(happening: t.Happening) -> tuple[Level, str, dict[str, Any]]:  # noqa: 
             return "info", "archive.object", fields | {"size_bytes": happening.size_bytes}
         case t.RunNotArchivable():
             return "error", "archive.gap", _of_run(happening.run_id)
+        case t.ArchiveTurnEnded():
+            return "debug", "archive.turn", {"rows_deleted": happening.rows_deleted}
         case t.ProcessReady():
             return "info", "process.ready", {"roles": list(happening.roles), "address": happening.address}
         case t.ProcessStopping():

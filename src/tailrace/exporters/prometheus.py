@@ -20,6 +20,8 @@ _ENDS = {str(kind): state for kind, state in STATE_AFTER.items()}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Around the operators' bounds: normal under 100 ms, critical over 500 ms.
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+# A turn that failed as a whole, and a run that stays in Postgres because rows of it are missing.
+ARCHIVE_FAILURES = ("turn", "gap")
 FIRST_NODE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 
 
@@ -64,6 +66,7 @@ class PrometheusExporter:
             f"{COUNT_MAX}.",
             registry=registry,
         ).set_function(self._churn.most)
+        self._archived = Archived(registry)
         self._refused = Counter(
             "tailrace_requests_refused",
             f"Requests that were turned away, by reason: {', '.join(t.REFUSAL_REASONS)}.",
@@ -102,17 +105,73 @@ class PrometheusExporter:
             case t.RequestRefused():
                 self._refused.labels(happening.reason).inc()
             case _:
-                pass
+                self._archived.count(happening)
 
-    def observe_database(self, *, backlog: int, oldest_unpublished_seconds: float | None, stalled: int) -> None:
+    def observe_database(
+        self, *, backlog: int, oldest_unpublished_seconds: float | None, stalled: int, restored_events: int
+    ) -> None:
         """Set the gauges that only the database knows."""
         self._backlog.set(backlog)
         self._oldest.set(oldest_unpublished_seconds or 0.0)
         self._stalled.set(stalled)
+        self._archived.restored.set(restored_events)
 
     def render(self) -> bytes:
         """Return the exposition text."""
         return generate_latest(self.registry)
+
+
+class Archived:
+    """What the archive's duty has done in this process, and what the database knows of restored runs.
+
+    `tailrace archive` is a process of its own that nobody scrapes: what it archives is not counted, what it restores is
+    seen in the database.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._runs = Counter(
+            "tailrace_archive_runs", "Runs that this process's worker copied to the archive.", registry=registry
+        )
+        self._events = Counter(
+            "tailrace_archive_events", "Events that this process's worker copied to the archive.", registry=registry
+        )
+        self._bytes = Counter(
+            "tailrace_archive_bytes", "Bytes that this process's worker wrote to the archive.", registry=registry
+        )
+        self._failures = Counter(
+            "tailrace_archive_failures",
+            f"What the archive's duty could not do, by reason: {', '.join(ARCHIVE_FAILURES)}.",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in ARCHIVE_FAILURES:
+            self._failures.labels(reason)
+        self._succeeded = Gauge(
+            "tailrace_archive_last_success_timestamp_seconds",
+            "When a turn of this process's worker last ended well, since the Unix epoch; 0 when none has.",
+            registry=registry,
+        )
+        self.restored = Gauge(
+            "tailrace_archive_restored_events",
+            "Events of archived runs that were brought back into Postgres.",
+            registry=registry,
+        )
+
+    def count(self, happening: t.Happening) -> None:
+        """Count the happening, if it is one of the archive."""
+        match happening:
+            case t.RunsArchived():
+                self._runs.inc(happening.runs)
+                self._events.inc(happening.events)
+                self._bytes.inc(happening.size_bytes)
+            case t.RunNotArchivable():
+                self._failures.labels("gap").inc()
+            case t.ArchiveTurnEnded():
+                self._succeeded.set(happening.at_seconds)
+            case t.DutyFailed(duty=t.ARCHIVE_DUTY):
+                self._failures.labels("turn").inc()
+            case _:
+                pass
 
 
 class LagHistogram(Collector):

@@ -79,10 +79,13 @@ async def _metrics(services: Services) -> bytes:
     try:
         backlog, oldest = await services.outbox.backlog()
         stalled = await services.runs.stalled(services.settings.stall_seconds)
+        restored = await services.archives.restored_events()
     except DatabaseUnavailable:
         # What this process has counted is worth having just now; the gauges of the database are left as they were.
         return services.metrics.render()
-    services.metrics.observe_database(backlog=backlog, oldest_unpublished_seconds=oldest, stalled=stalled)
+    services.metrics.observe_database(
+        backlog=backlog, oldest_unpublished_seconds=oldest, stalled=stalled, restored_events=restored
+    )
     return services.metrics.render()
 
 

@@ -13,6 +13,7 @@ from tailrace.http.live import LiveStreams
 from tailrace.http.siblings import Siblings
 from tailrace.read.hub import Hub
 from tailrace.settings import Settings
+from tailrace.store.archives import Archives
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
@@ -36,6 +37,7 @@ class Services:
     runs: Runs
     events: Events
     archived: ArchivedEvents
+    archives: Archives
     outbox: Outbox
     leases: Leases
     orchestrator: Orchestrator

@@ -17,7 +17,12 @@ from pathlib import Path
 ANSWER_SECONDS = 1.0
 # What the database knows is the same whoever asks: told once, by the process that answers.
 OF_ALL = frozenset(
-    {"tailrace_outbox_backlog_events", "tailrace_outbox_oldest_unpublished_seconds", "tailrace_runs_stalled"}
+    {
+        "tailrace_archive_restored_events",
+        "tailrace_outbox_backlog_events",
+        "tailrace_outbox_oldest_unpublished_seconds",
+        "tailrace_runs_stalled",
+    }
 )
 
 

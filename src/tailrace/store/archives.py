@@ -170,6 +170,11 @@ class Archives:
         seq: int | None = await self._database.value("archive_first_seq", run_id)
         return seq
 
+    async def restored_events(self) -> int:
+        """Return how many events of archived runs were brought back and are wanted in Postgres."""
+        count: int = await self._database.value("archive_restored_count")
+        return count
+
     async def begin_restore(self, run_id: str) -> None:
         """Say that a run's rows are wanted from now on."""
         self._done(await self._database.row("archive_restore_begin", self.holder, run_id))
