@@ -33,6 +33,8 @@ _RULES = [
     (CONTRACT, r"\bcreate\s+unique\s+index\b"),
     (HOLDS_UP, r"\bcreate\s+index\b"),
 ]
+# As an append locks them: a migration that holds a later one while it waits for an earlier one has to give way.
+_ORDER = ["runs", "run_events", "run_outbox", "run_steps"]
 _MADE = re.compile(r"\bcreate\s+table\s+(?:if\s+not\s+exists\s+)?tailrace\.(\w+)")
 _ON = re.compile(r"\b(?:on|alter\s+table(?:\s+if\s+exists)?)\s+(?:only\s+)?tailrace\.(\w+)")
 _STATEMENT = re.compile(r"(?:\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|--[^\n]*|[^;])+", re.DOTALL)
@@ -55,6 +57,25 @@ def breaks(sql: str) -> list[str]:
                 found.append(f"{mark}: {' '.join(plain.split())}")
                 break
     return found
+
+
+def tables_changed(sql: str) -> list[str]:
+    """Return the tables of the append that a migration changes, in the order in which it does."""
+    changed = re.findall(
+        r"\balter\s+table\s+(?:if\s+exists\s+)?(?:only\s+)?tailrace\.(\w+)", _BODY.sub("", sql).lower()
+    )
+    return [table for table in changed if table in _ORDER]
+
+
+def test_tables_are_changed_in_the_order_in_which_an_append_locks_them() -> None:
+    """In the other order the two wait for each other, and nothing is appended until the upgrade gives way."""
+    assert tables_changed("alter table tailrace.run_events add a int; alter table tailrace.runs add a int") == [
+        "run_events",
+        "runs",
+    ]
+    for migration in migrations():
+        changed = tables_changed(migration.sql)
+        assert changed == sorted(changed, key=_ORDER.index), migration.name
 
 
 def test_every_migration_since_leaves_the_code_before_it_working() -> None:
