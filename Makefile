@@ -14,7 +14,7 @@ BUS ?=
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo fmt check test test-faults bench bench-short docs constraints clean
+.PHONY: help setup demo fmt check test test-faults bench bench-short docs constraints release clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -53,7 +53,10 @@ docs: $(VENV)/.develop ## write the generated reference, and build the site in b
 
 constraints: $(VENV)/.develop ## choose the versions in constraints.txt anew
 	$(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-header --no-annotate --no-emit-index-url \
-		--extra local --extra archive --extra redis --extra nats --extra otel --group dev --group bench --upgrade --output-file constraints.txt pyproject.toml
+		--extra local --extra archive --extra redis --extra nats --extra otel --group dev --group bench --group release --upgrade --output-file constraints.txt pyproject.toml
+
+release: $(VENV)/.release ## build, inspect and try what is released, into dist/ (DIRTY=1: a rehearsal of the tree as it is)
+	$(BIN)/python -m scripts.release $(if $(DIRTY),--dirty)
 
 clean: ## remove the environment and what was built
 	rm -rf $(VENV) dist build
@@ -69,6 +72,10 @@ $(VENV)/.use: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.develop: $(VENV)/.use
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group dev
+	@touch $@
+
+$(VENV)/.release: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --group release
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.develop

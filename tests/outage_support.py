@@ -100,6 +100,10 @@ class Line:
         user, _, _ = self._target.netloc.rpartition("@")
         return f"postgresql://{user}@127.0.0.1:{self.port}{self._target.path}"
 
+    def lead_to(self, url: str) -> None:
+        """Connect to another server from now on; what is connected stays."""
+        self._target = urlsplit(url)
+
     def silence(self) -> None:
         """Let nothing through from now on, in either direction, and close nothing."""
         self._open.clear()

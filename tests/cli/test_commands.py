@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tailrace import __version__
 from tailrace.store.database import Database
 from tailrace.store.runs import RunRequest, Runs
 from tests.cli.conftest import Tailrace
@@ -205,7 +206,7 @@ async def test_schema_prints_the_events_json_schema(tailrace: Tailrace) -> None:
 
 async def test_help_and_version_are_there(tailrace: Tailrace) -> None:
     """Every command explains itself."""
-    assert (await tailrace("--version")).out.startswith("tailrace ")
+    assert (await tailrace("--version")).out == f"tailrace {__version__}\n"
     for command in (
         (),
         ("demo",),

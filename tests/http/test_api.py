@@ -618,6 +618,7 @@ async def test_the_openapi_document_describes_what_is_served(http: httpx2.AsyncC
     """
     document = (await http.get("/openapi.json")).json()
     assert document["openapi"].startswith("3.1")
+    assert document["info"]["version"] == tailrace.__version__
     operations = {
         (method, path): operation for path, item in document["paths"].items() for method, operation in item.items()
     }

@@ -14,7 +14,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster, running_cluster
 from tests.outage_support import served
-from tests.write_support import until
+from tests.write_support import execute, until
 
 MakeSettings = Callable[..., Settings]
 
@@ -47,6 +47,18 @@ async def test_a_process_on_a_read_only_database_is_not_ready_until_it_can_write
         assert "default_transaction_read_only" in answer.json()["detail"]
         assert "switch it off" in answer.json()["detail"]
         await ready(http, 200)
+
+
+async def test_a_process_is_not_ready_on_a_schema_that_lacks_something_and_ready_on_one_that_has_more(
+    database: Database, settings: MakeSettings
+) -> None:
+    """Behind names the command; ahead is what an upgrade looks like from the processes that are still there."""
+    async with served(settings()) as process, httpx2.AsyncClient(base_url=process.address) as http:
+        assert (await ready(http, 200)).json()["checks"]["schema"] == "ok"
+        await execute(database, "insert into tailrace.schema_migrations (version, name) values (9999, 'later')")
+        assert (await http.get("/readyz")).json()["checks"]["schema"] == "ahead"
+        await execute(database, "delete from tailrace.schema_migrations where version > 1")
+        assert "tailrace db upgrade" in (await ready(http, 503)).json()["detail"]
 
 
 def test_a_standby_is_told_from_a_database_that_was_made_read_only() -> None:

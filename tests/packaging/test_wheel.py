@@ -30,11 +30,9 @@ def home() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(300)
-def test_the_wheel_in_an_empty_environment_runs_the_demo(tmp_path: Path, home: Path) -> None:
+def test_the_wheel_in_an_empty_environment_runs_the_demo(wheel: Path, tmp_path: Path, home: Path) -> None:
     """`pip install 'tailrace[local]'` and `tailrace demo` are all that a newcomer needs; nothing is lost or doubled."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)], cwd=tmp_path, check=True)
-    wheel = next(tmp_path.glob("tailrace-*.whl"))
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     python = venv / "bin" / "python"

@@ -15,7 +15,7 @@ from tailrace.http.caller import Caller, caller_with
 from tailrace.http.problems import problem
 from tailrace.http.services import GetServices, Services
 from tailrace.http.views import Problem
-from tailrace.store.migrate import require_current
+from tailrace.store.migrate import require_not_behind
 
 
 def probes(get_services: GetServices) -> APIRouter:
@@ -38,13 +38,16 @@ def probes(get_services: GetServices) -> APIRouter:
         """Check that the database can be written, its schema fits, and the bus is there. Needs no key."""
         try:
             services = get_services()
-            await require_current(services.database)
+            # Upgraded under this process, the database still serves it: were it not ready now, a rolling upgrade
+            # would take every process out of service at once (docs/adr/0025).
+            schema = await require_not_behind(services.database)
             # Every role writes: the API starts runs, workers append, the outbox marks.
             await services.database.require_writable()
             await services.bus.check()
         except TailraceError as error:
             return problem(503, _not_ready(get_services, error), kind="not-ready", headers={"Retry-After": "1"})
-        return _json({"status": "ready", "checks": {"database": "ok", "schema": "ok", "bus": "ok"}})
+        found = "ok" if schema.state == "current" else schema.state
+        return _json({"status": "ready", "checks": {"database": "ok", "schema": found, "bus": "ok"}})
 
     @router.get(
         "/metrics",
