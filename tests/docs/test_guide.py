@@ -95,7 +95,7 @@ async def test_a_production_database_is_upgraded_by_the_command_and_by_nothing_e
         assert (await http.get("/readyz")).status_code == 200
         await desk.execute("insert into tailrace.schema_migrations (version, name) values (9999, 'of a newer package')")
         ready = await http.get("/readyz")
-        assert (ready.status_code, ready.json()["schema"]) == (200, "ahead")
+        assert (ready.status_code, ready.json()["checks"]["schema"]) == (200, "ahead")
         run = await client.start("research", {"topic": "rivers"})
         assert [event.type async for event in client.stream(run.run_id)][-1] == "RunFinished"
     assert "ahead" in await desk.shell("tailrace db status", codes=(1,))
