@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import socket
@@ -28,6 +29,8 @@ from tailrace.settings import Settings, describe_settings
 from tailrace.telemetry import ProcessReady
 from tailrace.worker.signals import on_stop
 
+# Objects that may be made before the young ones are looked through; Python's own 700 is a few events.
+GC_YOUNG_OBJECTS = 10_000
 EPILOG = "Settings, from the environment or a .env file:\n\n" + "\n\n".join(
     f"{name}{f' [{default}]' if default else ''}: {meaning.replace('`', '')}"
     for name, default, meaning in describe_settings()
@@ -90,6 +93,7 @@ async def _serve(
     with on_stop(lambda _: stop.set(), is_last=True), listening:
         asgi = app.asgi(roles=roles)
         async with app.running(roles):
+            _collect_less()
             telemetry = app.services().telemetry
             limits = _limits(app.services().settings)
             allow_connections(limits)
@@ -111,6 +115,16 @@ async def _until_stopped(services: Services, inherited: Inherited, stop: asyncio
         inherited.stop_without_parent()
         inherited.ready()
         await stop.wait()
+
+
+def _collect_less() -> None:
+    """Look for cycles less often, and not among what was there before the first request.
+
+    Measured with whole runs over HTTP: a fifth of the server's CPU. What waits to be collected is some 10,000 objects.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_YOUNG_OBJECTS, 10, 10)
 
 
 def _limits(settings: Settings) -> Limits:
