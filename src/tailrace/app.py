@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tailrace import __version__
 from tailrace.errors import NotStarted, UsageError
 from tailrace.http.api import build_api
+from tailrace.http.direct import DirectFirst
 from tailrace.http.gate import Gate
 from tailrace.http.services import Services
-from tailrace.http.start import StartsFirst
 from tailrace.model.draft import check_name
 from tailrace.model.run import AGENT_NAME_MAX, CANARY_AGENT_PREFIX
 from tailrace.runtime import ROLES, Role, run_roles
@@ -111,7 +111,7 @@ class App:
         """
         api = build_api(self.services, version=__version__, with_runs="api" in roles)
         api.router.lifespan_context = lambda _app: self.running(roles)
-        gate = Gate(StartsFirst(api, self.services) if "api" in roles else api, self.services)
+        gate = Gate(DirectFirst(api, self.services) if "api" in roles else api, self.services)
 
         async def tailrace_asgi(scope: Scope, receive: Receive, send: Send) -> None:
             await gate(scope, receive, send)

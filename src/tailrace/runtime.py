@@ -230,6 +230,7 @@ class _Parts:
         self._doorbell.on_restored(worker.jobs.set)
         self._doorbell.on_restored(worker.cancels.set)
         await self._leases.record_agents(sorted(self._agents))
+        self._starter.host = worker.host
         duties = [
             *(
                 Duty("appender.flush", partial(appender.flush_once, lane), WOKEN_INTERVAL_SECONDS, appender.work)

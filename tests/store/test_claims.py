@@ -119,8 +119,8 @@ async def test_only_the_lease_of_a_dead_worker_counts_as_a_takeover(
     """A lease that was given back is resumed without being held against the run."""
     lease = await started(runs, leases)
     for turn in range(3):
-        await leases.release({lease.run_id: lease.epoch})
-        (lease,) = await claim(leases, worker=f"w{turn}")
+        await leases.release({lease.run_id: lease.epoch}, worker="w1")
+        (lease,) = await claim(leases, worker="w1")
         assert (lease.epoch, lease.takeovers, lease.resumed) == (turn + 2, 0, True)
     await expire(database, lease.run_id)
     (lease,) = await claim(leases, worker="w9")
@@ -158,7 +158,7 @@ async def test_a_kept_step_starts_the_count_of_deaths_anew(
         lease = await die(database, leases, lease.run_id)
         assert lease.takeovers == deaths
     await keep_a_step(events, lease)
-    await leases.release({lease.run_id: lease.epoch})
+    await leases.release({lease.run_id: lease.epoch}, worker="next")
     (lease,) = await claim(leases)
     assert lease.takeovers == 0
 
@@ -209,7 +209,7 @@ async def test_only_the_right_epoch_renews_and_releases(database: Database, runs
     assert await leases.renew({lease.run_id: lease.epoch}, 1000) == set()
     assert await leases.renew({lease.run_id: second.epoch + 1}, 1000) == set()
     assert await leases.renew({"unknown": 1}, 1000) == set()
-    await leases.release({lease.run_id: lease.epoch})
+    await leases.release({lease.run_id: lease.epoch}, worker="w2")
     assert await fetch(database, "select * from tailrace.runs") == before
     assert await leases.renew({lease.run_id: second.epoch, "unknown": 1}, 1000) == {lease.run_id}
     assert await value(database, "select lease_until > clock_timestamp() + interval '900 seconds' from tailrace.runs")
@@ -270,7 +270,7 @@ async def test_leases_are_locked_in_the_order_of_the_append(
     lock = f'select id from "{database.schema}".runs where id = $1 for no key update nowait'
     async with database.transaction() as first, database.transaction() as others:
         await first.execute(lock, ids[0])
-        call = leases.renew(epochs, 30) if statement == "renew" else leases.release(epochs)
+        call = leases.renew(epochs, 30) if statement == "renew" else leases.release(epochs, worker="w1")
         waiting = asyncio.ensure_future(call)
         await until_waiting_for_a_lock(database)
         for run_id in ids[1:]:

@@ -238,7 +238,7 @@ async def test_whoever_ends_an_orphan_fences_the_one_who_held_it(
     """A claim is a claim: the old epoch renews nothing any more."""
     lease = await started(runs, leases, worker="frozen")
     if owner is None:
-        await leases.release({lease.run_id: lease.epoch})
+        await leases.release({lease.run_id: lease.epoch}, worker="frozen")
     else:
         await expire(database, lease.run_id)
     assert await orphans(leases) == {lease.run_id}

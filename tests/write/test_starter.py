@@ -34,7 +34,7 @@ async def together(
 
 @pytest.fixture
 def starter(runs: Runs) -> Starter:
-    return Starter(runs)
+    return Starter(runs, on_queued=lambda: None)
 
 
 async def test_what_is_started_together_is_one_transaction(database: Database, runs: Runs, starter: Starter) -> None:
@@ -92,7 +92,7 @@ async def test_two_processes_that_want_each_others_keys_both_get_answers(
     database: Database, runs: Runs, starter: Starter
 ) -> None:
     """Sorted by key, statements wait for each other in one order, and none is the victim of a deadlock."""
-    other = Starter(runs)
+    other = Starter(runs, on_queued=lambda: None)
     for turn in range(20):
         keys = [f"{turn}-{number}" for number in range(20)]
         ours = together(starter, [request(f"o{key}", key=key) for key in keys])
@@ -125,7 +125,7 @@ async def test_when_postgres_is_away_every_caller_is_told_and_the_next_batch_goe
     original = Runs.create_many
 
     def away(*, sent: bool) -> Callable[..., Awaitable[dict[str, RunRow]]]:
-        async def create_many(_: Runs, __: Sequence[RunRequest]) -> dict[str, RunRow]:
+        async def create_many(_: Runs, __: Sequence[RunRequest], **___: object) -> dict[str, RunRow]:
             error = DatabaseUnavailable("away")
             error.sent = sent
             raise error

@@ -10,13 +10,13 @@ from starlette.responses import Response
 
 from tailrace.access.principal import Scope
 from tailrace.errors import Fault, InvalidInput
-from tailrace.http.caller import Caller, caller_with, stream_caller
+from tailrace.http.caller import Caller, caller_with
+from tailrace.http.direct import PREFIX, DirectRoute, json_answer, start_endpoint, stream_endpoint
 from tailrace.http.openapi import describe
 from tailrace.http.probes import probes
 from tailrace.http.problems import answer_with_problems
 from tailrace.http.requests import StartRun, parse_count, refuse_ambiguity
 from tailrace.http.services import GetServices
-from tailrace.http.start import PREFIX, DirectRoute, json_answer, start_endpoint
 from tailrace.http.stream import EventStream
 from tailrace.http.views import EventPage, Problem, RunList, RunView, StreamToken, summary_of, token_view, view_of
 from tailrace.model.event import encode
@@ -179,17 +179,19 @@ def _reading(get_services: GetServices) -> APIRouter:
 
 
 def _stream(router: APIRouter, get_services: GetServices) -> None:
+    endpoint = stream_endpoint(get_services)
+
     @router.get(
         "/{runId}/stream",
         summary="Follow a run's events, live, as Server-Sent Events",
         responses=_STREAM_ANSWERS | _answers({}, 404, 409, 410, 422),
     )
-    async def stream(
-        run_id: _RunId,
-        from_seq: Annotated[str, _POSITION] = "0",
-        last_event_id: Annotated[str | None, Header(description="Wins over `fromSeq`.")] = None,
-        token: Annotated[str | None, Query(description="Of `stream-token`, instead of a key.")] = None,  # noqa: ARG001 - read by the caller's dependency
-        caller: Caller = stream_caller(get_services),  # noqa: B008 - as FastAPI wants it
+    async def stream(  # what it reads of the request is described here, and read by the endpoint
+        request: Request,
+        run_id: _RunId,  # noqa: ARG001
+        from_seq: Annotated[str, _POSITION] = "0",  # noqa: ARG001
+        last_event_id: Annotated[str | None, Header(description="Wins over `fromSeq`.")] = None,  # noqa: ARG001
+        token: Annotated[str | None, Query(description="Of `stream-token`, instead of a key.")] = None,  # noqa: ARG001
     ) -> EventStream:
         """Send the published events after the position, then live ones, to the terminal event.
 
@@ -197,11 +199,7 @@ def _stream(router: APIRouter, get_services: GetServices) -> None:
         breaks silence. Trouble that passes is answered 200 with `retry:` and an end, because an `EventSource` gives up
         for ever on any other status. Needs the scope `runs:read`, or a stream token.
         """
-        # A browser re-sends the URL it first used, so the header is the newer of the two.
-        position = (
-            parse_position(last_event_id, "/Last-Event-ID") if last_event_id else parse_position(from_seq, "/fromSeq")
-        )
-        return caller.stream(run_id, position)
+        return endpoint(request)
 
 
 async def _refuse_ambiguity(request: Request) -> None:

@@ -90,24 +90,20 @@ def caller_of(request: Request, get_services: GetServices, scope: Scope) -> Call
     return _checked(Caller(principal, get_services), scope)
 
 
-def stream_caller(get_services: GetServices) -> Any:
-    """Return the dependency of the stream, which is also opened by a token in the URL."""
-
-    async def caller(request: Request) -> Caller:
-        try:
-            credentials = get_services().credentials
-        except NotStarted:
-            # The stream answers that itself, in the way that lets EventSource come again; it has nothing else to give.
-            return Caller(EVERYBODY, get_services)
-        token = request.query_params.get(TOKEN_PARAMETER)
-        if token is None or "authorization" in request.headers:
-            return _checked(Caller(credentials.of_key(_bearer(request)), get_services), Scope.RUNS_READ)
-        if len(request.query_params.getlist(TOKEN_PARAMETER)) > 1:
-            raise NotAuthenticated("the token was sent twice")
-        run_id, resuming = request.path_params["runId"], bool(request.headers.get("last-event-id"))
-        return Caller(credentials.of_token(token, run_id, resuming=resuming), get_services)
-
-    return Depends(caller)
+def stream_caller_of(request: Request, get_services: GetServices) -> Caller:
+    """Return the caller of a stream, which is also opened by a token in the URL; errors as above."""
+    try:
+        credentials = get_services().credentials
+    except NotStarted:
+        # The stream answers that itself, in the way that lets EventSource come again; it has nothing else to give.
+        return Caller(EVERYBODY, get_services)
+    token = request.query_params.get(TOKEN_PARAMETER)
+    if token is None or "authorization" in request.headers:
+        return _checked(Caller(credentials.of_key(_bearer(request)), get_services), Scope.RUNS_READ)
+    if len(request.query_params.getlist(TOKEN_PARAMETER)) > 1:
+        raise NotAuthenticated("the token was sent twice")
+    run_id, resuming = request.path_params["runId"], bool(request.headers.get("last-event-id"))
+    return Caller(credentials.of_token(token, run_id, resuming=resuming), get_services)
 
 
 def _checked(caller: Caller, scope: Scope) -> Caller:

@@ -60,6 +60,11 @@ class EventStream(Response):
         self._client_gone = False
         self.background = None
 
+    @property
+    def started(self) -> bool:
+        """Whether the head of the answer is sent."""
+        return self._started
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer: the stream, 204 when it has ended, or a request to come again."""
         try:

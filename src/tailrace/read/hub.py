@@ -19,6 +19,7 @@ from typing import Any
 
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import RunNotFound
+from tailrace.read.asking import Asking
 from tailrace.read.channel import Channel
 from tailrace.read.crowd import Crowd
 from tailrace.read.pages import PAGES_AT_ONCE
@@ -69,6 +70,7 @@ class Hub:
     def __init__(self, bus: Bus, events: Events, *, still_holds: Callable[[Any], bool] = lambda _: True) -> None:
         self._bus = bus
         self._events = events
+        self._asking = Asking(events)
         self._still_holds = still_holds
         self._gate = asyncio.Semaphore(PAGES_AT_ONCE)
         self._leaving: set[asyncio.Task[None]] = set()
@@ -104,7 +106,7 @@ class Hub:
         """Attach to a run until ``leave`` or ``let_go``; as ``watch``, for those who stay longer than a block."""
         watched = await self._enter(run_id)
         try:
-            tail = (await self._events.tails([run_id])).get(run_id)
+            tail = await self._asking.tail(run_id)
             if tail is None or tenant not in (None, tail.tenant):
                 raise RunNotFound(f"there is no run {run_id!r}")
             self._learn(watched, tail)

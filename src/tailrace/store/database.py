@@ -226,9 +226,11 @@ class Database:
             "statement_timeout": bound,
             "lock_timeout": bound,
             "idle_in_transaction_session_timeout": bound,
-            # A plan made while a table was empty must not outlive its growth, and none of these statements gains
-            # from compiling.
+            # None of these statements gains from compiling.
             "jit": "off",
+            # A statement's plan lasts as long as its session. One that was made on empty tables read them from end to
+            # end, more with every run, until something analysed them; none of these statements wants that ever.
+            "enable_seqscan": "off",
         }
         return options | {"server_settings": session}
 

@@ -50,9 +50,9 @@ class Leases:
         rows = await self._database.rows("lease_renew", list(epochs), list(epochs.values()), lease_seconds)
         return {row["id"] for row in rows}
 
-    async def release(self, epochs: Mapping[str, int]) -> None:
-        """Give the leases back, so that another worker takes the runs at once."""
-        await self._database.rows("lease_release", list(epochs), list(epochs.values()))
+    async def release(self, epochs: Mapping[str, int], *, worker: str) -> None:
+        """Give the worker's leases back, so that another one takes the runs at once."""
+        await self._database.rows("lease_release", list(epochs), list(epochs.values()), worker)
 
     async def outlived(self, epochs: Mapping[str, int]) -> None:
         """Tell that these leases ended while their worker lived and could not reach Postgres: nobody has died."""

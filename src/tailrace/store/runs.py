@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -59,11 +59,20 @@ class Runs:
             return created[request.run_id], True
         return await self.earlier(request), False
 
-    async def create_many(self, requests: Sequence[RunRequest]) -> dict[str, RunRow]:
-        """Create runs in one statement and one commit, and return by id those that were created.
+    async def create_many(
+        self,
+        requests: Sequence[RunRequest],
+        *,
+        leased: Collection[str] = (),
+        worker: str | None = None,
+        lease_seconds: float = 0.0,
+    ) -> dict[str, RunRow]:
+        """Create runs in one statement and one commit, and return by id those that were created, as if queued.
 
         Of the others the id is taken, or the idempotency key: ``earlier`` says which.  No two requests may have the
         same id, or the same key of one tenant.
+
+        :param leased: ids of those that begin under a lease of ``worker``, of epoch 1, and not in the queue.
         """
         rows = await self._database.rows(
             "run_create",
@@ -75,6 +84,9 @@ class Runs:
             [request.ts for request in requests],
             [request.tenant for request in requests],
             [request.traceparent for request in requests],
+            [request.run_id in leased for request in requests],
+            worker,
+            lease_seconds,
         )
         times = {run_id: (created_at, updated_at) for run_id, created_at, updated_at in rows}
         return {
@@ -148,7 +160,7 @@ class Runs:
 
 
 def _created(request: RunRequest, created_at: datetime, updated_at: datetime) -> RunRow:
-    """Return a new run as its transaction left it, which need not be asked for."""
+    """Return a new run as it was accepted, which need not be asked for: also one that a worker has from birth."""
     return RunRow(
         id=request.run_id,
         agent=request.agent,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from tailrace.errors import DatabaseUnavailable
@@ -18,9 +18,11 @@ from tailrace.worker.containment import containing
 from tailrace.worker.cutoff import CutOff
 from tailrace.worker.duties import BACKOFF_MAX_SECONDS, Duty
 from tailrace.worker.execution import CANCEL_GRACE_SECONDS, Agent, Execution
+from tailrace.worker.places import Places
 from tailrace.worker.run import Run
 from tailrace.worker.threads import Threads
 from tailrace.write.appender import Appender
+from tailrace.write.starter import Host
 
 # The fallbacks of the wake-ups for a queued run and for a cancellation.
 CLAIM_POLL_SECONDS = 1.0
@@ -59,7 +61,6 @@ class Worker:
         self._appender = appender
         self._telemetry = telemetry
         self._lease_seconds = lease_seconds
-        self._concurrency = concurrency
         self._max_event_bytes = max_event_bytes
         self._stall_seconds = stall_seconds
         self._attendance = Attendance(sorted(agents), leases, lease_seconds=lease_seconds)
@@ -73,6 +74,10 @@ class Worker:
         self._orphans = asyncio.Event()
         # Whether there was no room for a run that may have been there: then the end of one is a reason to claim.
         self._full = False
+        # Whether the last claim has left nothing behind that a new run would overtake.
+        self._queue_empty = False
+        self._places = Places(self.name, leases, concurrency)
+        self.host = Host(self.name, lease_seconds, self._reserve, self._settle)
         self._ended = asyncio.Event()
         self.jobs = asyncio.Event()
         self.cancels = asyncio.Event()
@@ -113,21 +118,27 @@ class Worker:
     async def claim_once(self) -> bool:
         """Claim runs and begin to execute them; return whether there may be more at once."""
         await self._cut_off.tell_once()
-        room = self._concurrency - len(self._executions)
-        limit = min(CLAIM_MAX_RUNS, room)
-        self._full = room <= 0
+        await self._places.give_back_once(self._executions)
+        limit = min(CLAIM_MAX_RUNS, self._places.room(len(self._executions)))
+        self._full = limit <= 0
+        self._queue_empty = self._queue_empty and not self._full
         if limit <= 0 or not self._agents or not self._accepting.is_set():
             return False
         before = asyncio.get_running_loop().time()
-        leases = await self._leases.claim(
-            worker=self.name, agents=list(self._agents), limit=limit, lease_seconds=self._lease_seconds
-        )
+        self._places.claiming = limit
+        try:
+            leases = await self._leases.claim(
+                worker=self.name, agents=list(self._agents), limit=limit, lease_seconds=self._lease_seconds
+            )
+        finally:
+            self._places.claiming = 0
         for lease in leases:
             if self._accepting.is_set():
                 self._begin(lease, self._agents[lease.agent], claimed_at=before)
             else:
-                await self._leases.release({lease.run_id: lease.epoch})
-        return len(leases) == limit
+                await self._leases.release({lease.run_id: lease.epoch}, worker=self.name)
+        self._queue_empty = len(leases) < limit
+        return not self._queue_empty
 
     async def end_orphans_once(self) -> bool:
         """End runs whose agents nobody serves any more; return whether there may be more at once.
@@ -189,6 +200,25 @@ class Worker:
                 self.cancel(run_id)
         return False
 
+    def _reserve(self, agent: str) -> bool:
+        """Keep a place for a run that is to be born under this worker's lease, unless it would overtake the queue."""
+        may_have = self._queue_empty and agent in self._agents and self._accepting.is_set()
+        may_have = may_have and self._places.room(len(self._executions)) > 0
+        self._places.starting += may_have
+        return may_have
+
+    def _settle(self, run_ids: Sequence[str], leases: Sequence[Lease] | None, since: float) -> None:
+        """Begin the runs that were born under this worker's lease; ``leases`` is None when that is not known."""
+        self._places.starting -= len(run_ids)
+        if leases is None or not self._accepting.is_set():
+            self._places.unknown(run_ids)
+        else:
+            for lease in leases:
+                self._begin(lease, self._agents[lease.agent], claimed_at=since)
+        self._ended.set()
+        if self._full or self._places.unsure:
+            self.jobs.set()
+
     def _begin(self, lease: Lease, agent: Agent | None, *, claimed_at: float) -> asyncio.Task[None]:
         # A run may come back to the worker that was frozen while it held it: the older execution is over.
         if (older := self._executions.pop(lease.run_id, None)) is not None:
@@ -249,7 +279,7 @@ class Worker:
         for execution in self._executions.values():
             execution.stop("released")
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
-        while self._executions and asyncio.get_running_loop().time() < deadline:
+        while (self._executions or self._places.starting) and asyncio.get_running_loop().time() < deadline:
             self._ended.clear()
             try:
                 async with asyncio.timeout(0.5):
@@ -259,8 +289,8 @@ class Worker:
         # What is left waits for Postgres; a process that was asked to stop does not.
         for task in self._in_progress:
             task.cancel()
-        if epochs:
+        if epochs := epochs | self._places.unsure:
             try:
-                await self._leases.release(epochs)
+                await self._leases.release(epochs, worker=self.name)
             except DatabaseUnavailable as error:
                 self._telemetry.tell(DutyFailed("worker.release", str(error), self._lease_seconds))

@@ -46,7 +46,7 @@ class Orchestrator:
         self._tracing = tracing
         self._runs = runs
         self._on_committed = on_committed
-        self.starter = Starter(runs)
+        self.starter = Starter(runs, on_queued=lambda: doorbell.ring(Ring.JOBS))
         self._doorbell = doorbell
         self._telemetry = telemetry
 
@@ -85,7 +85,6 @@ class Orchestrator:
                 self._telemetry.tell(Span("run.start", trace, None, run.id, agent, begun_ns, time.time_ns(), None))
             self._telemetry.tell(RunCreated(run.id, run.agent, trace))
             self._committed(RunAppend(run.id, 0, 1, [draft.run_started(request.ts)]))
-            self._doorbell.ring(Ring.JOBS)
         return run, is_new
 
     async def _create(self, request: RunRequest, *, can_ask_again: bool) -> tuple[RunRow, bool]:
@@ -93,7 +92,7 @@ class Orchestrator:
 
         Sending the same again does both: it creates the run, or finds the one of the first try, by its key or by its
         id, which is ours alone.  An id that the caller chose without a key may have been anybody's: then the caller
-        has to look.
+        has to look.  The second try queues: where a lease of the first may be, it is given back, and not given twice.
         """
         try:
             return await self._create_once(request)
@@ -111,17 +110,20 @@ class Orchestrator:
             "Idempotency-Key it had, or, if it had none, look whether there is such a run"
         ) from lost
 
-    async def _create_once(self, request: RunRequest) -> tuple[RunRow, bool]:
-        run = await self.starter.create(request)
+    async def _create_once(self, request: RunRequest, *, queued: bool = False) -> tuple[RunRow, bool]:
+        run = await self.starter.create(request, queued=queued)
         return (run, True) if run is not None else (await self._runs.earlier(request), False)
 
     async def _create_or_find(self, request: RunRequest) -> tuple[RunRow, bool]:
         try:
-            run, is_new = await self._create_once(request)
+            run, is_new = await self._create_once(request, queued=True)
         except RunExists:
             if request.idempotency_key is not None:
                 raise  # With the key the first try's run would have been found; this one is somebody else's.
+            self._doorbell.ring(Ring.JOBS)
             return await self._runs.get(request.run_id, tenant=request.tenant), True
+        if run.id == request.run_id and not is_new:
+            self._doorbell.ring(Ring.JOBS)
         return run, is_new or run.id == request.run_id
 
     async def cancel(self, run_id: str, *, tenant: str | None = None) -> None:
