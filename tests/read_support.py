@@ -33,7 +33,7 @@ from tailrace.read.follow import follow
 from tailrace.runtime import Role
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.events import Events, RunAppend
+from tailrace.store.events import Events, Frames, RunAppend
 from tailrace.store.leases import Leases
 from tailrace.store.outbox import Outbox
 from tailrace.store.queries import in_schema
@@ -442,11 +442,9 @@ class HookedEvents(Events):
         await self._do("after_page")
         return found
 
-    async def frames(
-        self, run_id: str, *, after: int, upto: int, limit: int, event_max_bytes: int
-    ) -> Sequence[str | None]:
+    async def frames(self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int) -> Sequence[Frames]:
         self.pages += 1
-        found = await super().frames(run_id, after=after, upto=upto, limit=limit, event_max_bytes=event_max_bytes)
+        found = await super().frames(run_id, after=after, upto=upto, part=part, event_max_bytes=event_max_bytes)
         await self._do("after_page")
         return found
 

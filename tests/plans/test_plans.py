@@ -151,7 +151,7 @@ STATEMENTS: dict[str, tuple[list[Any], int]] = {
     "outbox_advance": ([PUBLISHED], 100 + 4 * 51),
     "outbox_advance_from": ([PUBLISHED], 100 + 4 * 51),
     "events_page": (["r50001", 30_000, 60_000, 500, 10**6], 501),
-    "events_frames": (["r50001", 30_000, 60_000, 500, 10**6], 500),
+    "events_frames": (["r50001", 30_000, 30_500, 125, 10**6], 501),
     "events_of_many": ([["r50001", *RUN_IDS], [100] + [0] * 50, [60_000] + [1] * 50, 256], 256 + 51),
     "tails": ([["r50001", *RUN_IDS]], 2 * 51),
     "run_show": (["r777", "default"], 4),

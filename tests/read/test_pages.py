@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,8 +16,8 @@ from tailrace.read import pages
 from tailrace.read.channel import Channel
 from tailrace.read.frame import Chunk, frame, is_terminal, joined
 from tailrace.read.pages import OUTLIER, PAGE_MAX_BYTES, PAGES_AT_ONCE, backfill
-from tailrace.store.database import Database
-from tailrace.store.events import Events
+from tailrace.store.database import POOL_MAX, Database
+from tailrace.store.events import Events, Frames
 from tailrace.store.queries import in_schema, query
 from tests.read_support import DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all
 
@@ -44,6 +45,8 @@ _event = st.one_of(
     st.tuples(_ts, st.just("RunFailed"), st.none(), _text, _data),
     st.tuples(_ts, st.sampled_from(["RunFinished", "RunCancelled"]), st.none(), st.none(), st.none()),
 )
+# Of a page, so that one example has several.
+PART = 5
 INSERT = """
 insert into tailrace.run_events (run_id, seq, ts, type, source, name, fn, data)
 select 'r:1._-', row.seq, row.ts, row.type, 'worker', row.name, row.fn, row.data::json
@@ -66,11 +69,12 @@ def test_frames_built_by_postgres_are_those_of_the_encoder_byte_for_byte(tailrac
             # One terminal event a run, and it is the last.
             rows = [row for row in rows if not row[1].startswith("Run")] + [row for row in rows if "Run" in row[1]][:1]
             events = [StoredEvent("r:1._-", seq, *row) for seq, row in enumerate(rows, 2)]
-            texts = runner.run(_built(database, events))
-            assert [text.encode() for text in texts if text is not None] == [frame(event).text for event in events]
-            for text, event in zip(texts, events, strict=True):
-                assert text is not None
-                assert is_terminal(text) is frame(event).terminal
+            found = runner.run(_built(database, events))
+            frames = [frame(event) for event in events]
+            parts = [frames[start : start + PART] for start in range(0, len(frames), PART)]
+            assert found == [Frames(b"".join(each.text for each in part), len(part)) for part in parts]
+            for each in frames:
+                assert is_terminal(each.text) is each.terminal
 
         try:
             same()
@@ -78,7 +82,7 @@ def test_frames_built_by_postgres_are_those_of_the_encoder_byte_for_byte(tailrac
             runner.run(database.close())
 
 
-async def _built(database: Database, events: list[StoredEvent]) -> list[str | None]:
+async def _built(database: Database, events: list[StoredEvent]) -> Sequence[Frames]:
     """Return the frames of rows that are gone again afterwards."""
     async with database.connection() as connection:
         transaction = connection.transaction()
@@ -86,10 +90,10 @@ async def _built(database: Database, events: list[StoredEvent]) -> list[str | No
         try:
             columns = zip(*((each.seq, *each[2:]) for each in events), strict=True)
             await connection.execute(in_schema(INSERT, database.schema), *columns)
-            found = await connection.fetchval(
-                query("events_frames", database.schema), "r:1._-", 1, len(events) + 1, 100, 1 << 30
+            found = await connection.fetch(
+                query("events_frames", database.schema), "r:1._-", 1, len(events) + 1, PART, 1 << 30
             )
-            return list(found)
+            return [Frames(*row) for row in found if row["events"]]
         finally:
             await transaction.rollback()
 
@@ -192,3 +196,76 @@ def test_a_chunk_is_bounded_and_has_one_frame_at_least() -> None:
     assert joined(small).last_seq == 512
     assert joined([large, *small]) == Chunk(large.text, 1001, terminal=False)
     assert joined([*small[:3], large]).last_seq == 3
+
+
+class CountedEvents(Events):
+    """Reads as ``Events`` does, and counts how many statements are under way at the same time."""
+
+    under_way = most = 0
+
+    async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+        with self._counted():
+            return await super().page(run_id, after=after, upto=upto, limit=limit, max_bytes=max_bytes)
+
+    async def frames(self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int) -> Sequence[Frames]:
+        with self._counted():
+            return await super().frames(run_id, after=after, upto=upto, part=part, event_max_bytes=event_max_bytes)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+
+
+async def test_fifty_backfills_at_once_leave_most_connections_to_the_others(database: Database) -> None:
+    """As after a restart of what stands between: all of them are served, by a quarter of the connections at most."""
+    events = CountedEvents(database)
+    run = await HandWrittenRun.start(database, "r")
+    await run.append_many(5000)
+    last = await run.finish()
+    await publish_all(database, DeafBus())
+    channel = Channel("r")
+    channel.learn(last)
+    gate = asyncio.Semaphore(PAGES_AT_ONCE)
+
+    async def size_of_one() -> int:
+        async with aclosing(backfill(channel, events, 0, gate=gate)) as found:
+            return sum([len(chunk.text) async for chunk in found])
+
+    sizes = await asyncio.gather(*(size_of_one() for _ in range(50)))
+    assert set(sizes) == {len(await _expected(events, "r", 0, last))}
+    assert events.most == PAGES_AT_ONCE
+    assert 4 * PAGES_AT_ONCE <= POOL_MAX
+    assert events.under_way == 0
+
+
+async def test_rows_that_lie_elsewhere_are_read_in_larger_pages_without_asking_for_frames(database: Database) -> None:
+    """As those of an archived run, which Postgres has no frames of: it is asked once, and not for every page."""
+
+    class Elsewhere(CountedEvents):
+        asked = pages = 0
+
+        async def frames(
+            self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int
+        ) -> Sequence[Frames]:
+            self.asked += 1
+            found = await super().frames(run_id, after=after, upto=upto, part=part, event_max_bytes=event_max_bytes)
+            return [Frames(b"", 0) for _ in found]
+
+        async def page(self, run_id: str, *, after: int, upto: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+            self.pages += 1
+            return await super().page(run_id, after=after, upto=upto, limit=limit, max_bytes=max_bytes)
+
+    events = Elsewhere(database)
+    run = await HandWrittenRun.start(database, "r")
+    await run.append_many(6000)
+    last = await run.finish()
+    await publish_all(database, DeafBus())
+    text = b"".join(chunk.text for chunk in await _backfilled(events, "r", 0, last))
+    assert events.asked <= 1 + pages.PAGES_AHEAD
+    assert events.pages <= 2 + 6000 // pages.ROWS_MAX_EVENTS
+    assert text == await _expected(events, "r", 0, last)

@@ -18,6 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tailrace.model.event import StoredEvent
 from tailrace.store.archives import Placed, Row
 
 # What one read decodes: small enough for a page of a stream, large enough for the footer to stay small.
@@ -127,6 +128,12 @@ class Footer:
     def read(self, file: Any, group: int) -> pa.Table:
         """Read a row group."""
         return pq.ParquetFile(file, metadata=self.metadata, pre_buffer=True).read_row_group(group, use_threads=False)
+
+
+def events_of(table: pa.Table) -> list[StoredEvent]:
+    """Return the events in a piece of an object; the columns that only a row has cost as much again."""
+    columns: Iterable[list[Any]] = (table[name].to_pylist() for name in StoredEvent._fields)
+    return list(map(StoredEvent._make, zip(*columns, strict=True)))
 
 
 def rows_of(table: pa.Table) -> list[Row]:

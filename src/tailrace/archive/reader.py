@@ -85,18 +85,16 @@ class ArchivedEvents(Events):
         while after + len(events) < upto:
             row = held.first_row + after + len(events)
             try:
-                rows = await self._vault.do(
+                found = await self._vault.do(
                     self._vault.read, held.object, held.size_bytes, row, upto - after - len(events)
                 )
             except ObjectGone:
                 return None
-            for found in rows:
-                max_bytes -= len(found.data.encode()) if found.data is not None else 0
+            for event in found:
+                max_bytes -= len(event.data.encode()) if event.data is not None else 0
                 if events and max_bytes < 0:
                     return events
-                events.append(
-                    StoredEvent(found.run_id, found.seq, found.ts, found.type, found.name, found.fn, found.data)
-                )
+                events.append(event)
         return events
 
     async def _gone(self, held: Held) -> PositionGone:

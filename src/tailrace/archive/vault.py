@@ -24,8 +24,9 @@ import pyarrow as pa
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, from_url
 
-from tailrace.archive.parquet import Footer, Spool, rows_of
+from tailrace.archive.parquet import Footer, Spool, events_of, rows_of
 from tailrace.errors import ArchiveMismatch, ArchiveUnavailable
+from tailrace.model.event import StoredEvent
 from tailrace.store.archives import Row
 
 T = TypeVar("T")
@@ -128,8 +129,8 @@ class Vault:
             footer = self._footer(name, size)
             return footer.start(group), rows_of(footer.read(self._file(name, size), group))
 
-    def read(self, name: str, size: int, row: int, limit: int) -> list[Row]:
-        """Return at most ``limit`` rows from ``row`` on, never none: as many as the same row group has."""
+    def read(self, name: str, size: int, row: int, limit: int) -> list[StoredEvent]:
+        """Return at most ``limit`` events from ``row`` on, never none: as many as the same row group has."""
         with self._reading(name):
             footer = self._footer(name, size)
             group = footer.group_of(row)
@@ -137,7 +138,7 @@ class Vault:
             if table is None:
                 table = footer.read(self._file(name, size), group)
                 self._cache.keep_table(name, group, table)
-            return rows_of(table.slice(row - footer.start(group), limit))
+            return events_of(table.slice(row - footer.start(group), limit))
 
     def _footer(self, name: str, size: int) -> Footer:
         footer = self._cache.footer(name)

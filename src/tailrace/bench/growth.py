@@ -83,11 +83,11 @@ async def _backfill(place: Place) -> float:
     prefix = f"log-{secrets.token_hex(4)}-"
     await fill(place, prefix, 1, events)
     async with serving(place, "api") as served:
-        await read(served, f"{prefix}1", events)
+        await read(served, f"{prefix}1")
         before = served.cpu()
         seconds = 0.0
         for _ in range(BACKFILL_TIMES):
-            seconds += (await read(served, f"{prefix}1", events))[0]
+            seconds += (await read(served, f"{prefix}1"))[0]
         after = served.cpu()
     if before[0] is not None and after[0] is not None and before[1] is not None and after[1] is not None:
         seconds = after[0] - before[0] + after[1] - before[1]

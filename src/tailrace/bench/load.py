@@ -38,7 +38,7 @@ class Plan:
     :param streams: group and path of every stream.
     :param expected: events after which a stream is done; 0: when its response ends.
     :param seconds: after which everything is done, whatever has arrived.
-    :param timed_every: of how many connections one has its times read.
+    :param timed_every: of how many connections one has its times read; 0: of none.
     """
 
     host: str
@@ -145,7 +145,7 @@ class _Load:
         for number, (name, path) in enumerate(self.plan.streams):
             group = groups.setdefault(name, Group())
             group.streams += 1
-            timed = number % self.plan.timed_every == 0
+            timed = self.plan.timed_every > 0 and number % self.plan.timed_every == 0
             streams.append((group, _Stream(self, group, path, timed=timed)))
         await asyncio.gather(*(self._connect(stream) for _, stream in streams))
         await self._ready.wait()

@@ -18,7 +18,7 @@ PING = b": ping\n\n"
 # chunk of its own.
 CHUNK_MAX_FRAMES = 512
 CHUNK_MAX_BYTES = 64 * 2**10
-_TYPE = re.compile(r'id: \d+\ndata: \{"runId":"[^"]*","seq":\d+,"ts":-?\d+,"type":"(\w+)"')
+_TYPE = re.compile(rb'id: \d+\ndata: \{"runId":"[^"]*","seq":\d+,"ts":-?\d+,"type":"(\w+)"')
 
 
 class Frame(NamedTuple):
@@ -55,10 +55,10 @@ def joined(frames: Sequence[Frame]) -> Chunk:
     return Chunk(b"".join([each.text for each in frames[:end]]), last.seq, last.terminal)
 
 
-def is_terminal(text: str) -> bool:
+def is_terminal(text: bytes) -> bool:
     """Whether the event in the text of a frame is the run's last one."""
     found = _TYPE.match(text)
-    return found is not None and found[1] in TERMINAL_TYPES
+    return found is not None and found[1].decode() in TERMINAL_TYPES
 
 
 def http_chunk(text: bytes) -> bytes:

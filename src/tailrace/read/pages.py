@@ -1,36 +1,41 @@
 """Backfill: what the ring no longer holds, from the database, a bounded page at a time.
 
-The frames are built by Postgres (``events_frames.sql``) and joined here: 0.2 µs an event in this process, where rows
-and ``frame`` take 2.3 µs, and 1.0 µs in Postgres, where rows take 0.5 µs.  It is this process that serves everybody
-else meanwhile.  The next pages are on their way
-while one is being sent, so that Postgres, this process and the client work at the same time.
+The frames are built and joined by Postgres (``events_frames.sql``) and looked at here as a whole: 0.1 µs an event in
+this process, where rows and ``frame`` take 2.3 µs.  It is this process that serves everybody else meanwhile.  The next
+page is on its way while one is being sent, so that Postgres, this process and the client work at the same time.
 
 How large events are is not known beforehand.  The first page is of rows, exact in bytes and small; it says how many
-events fill a page.  In later ones an event that is far larger than those before ends the page, and rows serve it.  A
-reader that takes nothing therefore holds the first page at most, and one that takes nothing any more
-``1 + PAGES_AHEAD`` pages.
+events fill a page.  In later ones an event that is far larger than those before ends the page, and rows serve it.
+Where Postgres has nothing, rows serve the rest: they lie elsewhere (``archive.reader``).  A reader that takes nothing
+holds the first page at most, and one that takes nothing any more ``1 + PAGES_AHEAD`` pages.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 from tailrace.read.channel import Channel
-from tailrace.read.frame import Chunk, frame, is_terminal, joined
-from tailrace.store.events import Events
+from tailrace.read.frame import Chunk, Frame, frame, is_terminal, joined
+from tailrace.store.events import Events, Frames
 
 FIRST_PAGE_EVENTS = 100
 FIRST_PAGE_MAX_BYTES = 64 * 2**10
-# From 128 KB on a page costs the same for each event, whatever its size.
+# A statement costs as much as a hundred events.
 PAGE_MAX_EVENTS = 2000
-PAGE_MAX_BYTES = 256 * 2**10
+# A page is joined, sent by Postgres and written part by part (``events_frames.sql`` has as many).  From 128 KiB on the
+# C library asks the kernel anew for each buffer, on both sides.
+PARTS = 4
+PAGE_MAX_BYTES = PARTS * 64 * 2**10
+# Rows at a time from elsewhere: a millisecond of this process.
+ROWS_MAX_EVENTS = 500
 # An event that is as many times larger than the average so far is read as a row, which bounds a page by so much.
 OUTLIER = 4
-PAGES_AHEAD = 2
+PAGES_AHEAD = 1
 # Of a frame.
 LINES = 3
 # Pages that all streams of a process read at the same time: clients that come back in a storm must leave most of the
@@ -40,11 +45,12 @@ PAGES_AT_ONCE = 4
 
 
 class Page(NamedTuple):
-    """A stretch of the log; ``is_whole`` when it goes as far as was asked for."""
+    """A stretch of the log; ``is_whole`` when it goes as far as was asked for, ``is_elsewhere`` when it has no rows."""
 
-    chunk: Chunk
+    chunks: Sequence[Chunk]
     events: int
-    is_whole: bool
+    is_whole: bool = True
+    is_elsewhere: bool = False
 
 
 async def backfill(
@@ -54,70 +60,103 @@ async def backfill(
 
     :param gate: lets ``PAGES_AT_ONCE`` statements at a time through.
     """
-    ahead: deque[asyncio.Task[Page | None]] = deque()
-    limit, by_rows, asked = FIRST_PAGE_EVENTS, True, position
+    ahead: deque[asyncio.Task[Page]] = deque()
+    limit, by_rows, is_elsewhere, asked = FIRST_PAGE_EVENTS, True, False, position
     try:
         while not channel.closed and channel.after(position, limit=1) is None:
-            if by_rows:
+            if by_rows or is_elsewhere:
+                rows_max = ROWS_MAX_EVENTS if is_elsewhere else FIRST_PAGE_EVENTS
                 async with gate:
-                    page = await _rows(events, channel.run_id, position, channel.head)
-                if page is None:
+                    page = await _rows(events, channel.run_id, position, channel.head, rows_max)
+                if not page.events:
                     return  # A row that somebody deleted is a gap: the stream waits in front of it.
-                asked = page.chunk.last_seq
+                asked = page.chunks[-1].last_seq
             else:
-                while len(ahead) < PAGES_AHEAD + 1 and channel.after(asked, limit=1) is None:
+                while len(ahead) <= PAGES_AHEAD and channel.after(asked, limit=1) is None:
                     upto = min(asked + limit, channel.head)
                     ahead.append(asyncio.create_task(_frames(events, channel.run_id, asked, upto, limit, gate)))
                     asked = upto
                 page = await ahead.popleft()
-            by_rows = page is None or not page.is_whole
+                is_elsewhere = page.is_elsewhere
+            by_rows = not page.is_whole
             if by_rows:
                 await _drop(ahead)
-            if page is None:
-                continue
-            position = page.chunk.last_seq
-            limit = _fitting(page)
-            yield page.chunk
-            if page.chunk.terminal:
-                return
+            if page.events:
+                limit = _fitting(page)
+            for chunk in page.chunks:
+                position = chunk.last_seq
+                yield chunk
+                if chunk.terminal:
+                    return
     finally:
         await _drop(ahead)
 
 
-async def _rows(events: Events, run_id: str, after: int, upto: int) -> Page | None:
-    rows = await events.page(run_id, after=after, upto=upto, limit=FIRST_PAGE_EVENTS, max_bytes=FIRST_PAGE_MAX_BYTES)
+async def _rows(events: Events, run_id: str, after: int, upto: int, limit: int) -> Page:
+    rows = await events.page(run_id, after=after, upto=upto, limit=limit, max_bytes=FIRST_PAGE_MAX_BYTES)
     found = [frame(event) for due, event in enumerate(rows, after + 1) if event.seq == due]
-    return Page(joined(found), len(found), is_whole=True) if found else None
+    return Page(_chunks(found), len(found))
 
 
-async def _frames(
-    events: Events, run_id: str, after: int, upto: int, limit: int, gate: asyncio.Semaphore
-) -> Page | None:
-    """Return the page as far as its events are there and of the expected size; None when not even the first one is."""
+def _chunks(frames: Sequence[Frame]) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    while frames:
+        chunks.append(joined(frames))
+        frames = frames[chunks[-1].last_seq + 1 - frames[0].seq :]
+    return chunks
+
+
+async def _frames(events: Events, run_id: str, after: int, upto: int, limit: int, gate: asyncio.Semaphore) -> Page:
+    """Return the page as far as its events are there and of the expected size."""
+    part = -(-limit // PARTS)
     async with gate:
         found = await events.frames(
-            run_id, after=after, upto=upto, limit=upto - after, event_max_bytes=OUTLIER * PAGE_MAX_BYTES // limit
+            run_id, after=after, upto=upto, part=part, event_max_bytes=OUTLIER * PAGE_MAX_BYTES // limit
         )
-    texts: list[str] = []
-    for text in found:
-        if text is None:
+    chunks: list[Chunk] = []
+    position = after
+    for each in found:
+        due = min(part, upto - position)
+        chunk = _checked(each, position, due) or _beginning(each, position)
+        if chunk is not None:
+            chunks.append(chunk)
+        if chunk is None or chunk.last_seq < position + due:
             break
-        texts.append(text)
-    last_seq, joined_text = after + len(texts), "".join(texts)
+        position = chunk.last_seq
+    reached = chunks[-1].last_seq if chunks else after
+    return Page(chunks, reached - after, reached == upto, not any(each.events for each in found))
+
+
+def _checked(found: Frames, after: int, due: int) -> Chunk | None:
+    """Return frames that are what is due and nothing else, None otherwise."""
+    text, last_seq = found.text, after + due
+    last = text.rfind(b"\n\n", 0, -1) + 2 if due > 1 else 0
     if (
-        not texts
-        # In order and each but once: where first and last are what is due, so are those between.
-        or not texts[0].startswith(f"id: {after + 1}\n")
-        or not texts[-1].startswith(f"id: {last_seq}\n")
+        # In order and each but once: where first, last and number are what is due, so are those between.
+        found.events != due
+        or not text.startswith(b"id: %d\n" % (after + 1))
+        or not text.startswith(b"id: %d\n" % last_seq, last)
         # Rows written by hand may have line breaks in their data; `frame` takes them out.
-        or joined_text.count("\n") != LINES * len(texts)
-        or "\r" in joined_text
+        or text.count(b"\n") != LINES * due
+        or b"\r" in text
     ):
         return None
-    return Page(Chunk(joined_text.encode(), last_seq, is_terminal(texts[-1])), len(texts), is_whole=last_seq == upto)
+    return Chunk(text, last_seq, is_terminal(text[last:]))
 
 
-async def _drop(ahead: deque[asyncio.Task[Page | None]]) -> None:
+def _beginning(found: Frames, after: int) -> Chunk | None:
+    """Return the frames before the first one that is not there, too large, or not to be sent as it is."""
+    size, seq, last = 0, after, b""
+    for each, following in pairwise((*found.text.split(b"\n\n")[:-1], b"id: ")):
+        is_due = each.startswith(b"id: %d\n" % (seq + 1)) and each.count(b"\n") == LINES - 2 and b"\r" not in each
+        # An empty line in data that was written by hand is no end of a frame.
+        if not is_due or not following.startswith(b"id: "):
+            break
+        size, seq, last = size + len(each) + 2, seq + 1, each
+    return Chunk(found.text[:size], seq, is_terminal(last)) if size else None
+
+
+async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:
     while ahead:
         task = ahead.pop()
         task.cancel()
@@ -127,5 +166,5 @@ async def _drop(ahead: deque[asyncio.Task[Page | None]]) -> None:
 
 
 def _fitting(page: Page) -> int:
-    size = len(page.chunk.text)
+    size = sum(len(chunk.text) for chunk in page.chunks)
     return max(2, min(PAGE_MAX_EVENTS, PAGE_MAX_BYTES * page.events // max(1, size)))

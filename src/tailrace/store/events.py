@@ -63,6 +63,13 @@ class Tail(NamedTuple):
     archived: bool = False
 
 
+class Frames(NamedTuple):
+    """Frames of one run's events as they go over the wire, joined, and how many they are."""
+
+    text: bytes
+    events: int
+
+
 def append_arguments(batch: Sequence[RunAppend]) -> tuple[str, str, str]:
     """Return the arguments of ``append.sql``: a line a run, a line an event, a line a kept step."""
     heads = [
@@ -105,18 +112,14 @@ class Events:
         rows = await self._database.rows("events_page", run_id, after, upto, limit, max_bytes)
         return [StoredEvent._make(row) for row in rows]
 
-    async def frames(
-        self, run_id: str, *, after: int, upto: int, limit: int, event_max_bytes: int
-    ) -> Sequence[str | None]:
-        """Return the frames of events with ``after < seq <= upto`` in order, at most ``limit``.
+    async def frames(self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int) -> Sequence[Frames]:
+        """Return the frames of events with ``after < seq <= upto`` in order, joined ``part`` at a time.
 
-        Built by Postgres, which costs this process a tenth of what rows do.  None stands for an event that has to be
-        read as a row: one with more than ``event_max_bytes`` of data.
+        Built by Postgres, which costs this process a tenth of what rows do.  A carriage return stands for an event that
+        has to be read as a row: one with more than ``event_max_bytes`` of data.
         """
-        found: Sequence[str | None] = await self._database.value(
-            "events_frames", run_id, after, upto, limit, event_max_bytes
-        )
-        return found
+        rows = await self._database.rows("events_frames", run_id, after, upto, part, event_max_bytes)
+        return [Frames(row[0] or b"", row[1]) for row in rows]
 
     async def of_many(self, wanted: Mapping[str, tuple[int, int]], limit: int) -> dict[str, list[StoredEvent]]:
         """Return, for each run with ``(after, upto)``, its events in that range in order, at most ``limit`` of each."""
