@@ -129,9 +129,9 @@ async def _until_stopped(services: Services, inherited: Inherited, stop: asyncio
 def _collect_less() -> None:
     """Spare the garbage collector what lives as long as the process: modules, routes, models, the agents' code.
 
-    A full collection of a fresh server's 80,000 objects stops every run and every stream for 25 to 45 ms, every second or
-    two under load; of what 100 runs add to them it takes 3 to 10 (measured). And let it look through the young objects
-    less often: with whole runs over HTTP that was a fifth of the server's CPU.
+    A full collection of a fresh server's 80,000 objects stops every run and every stream for 25 to 45 ms, every second
+    or two under load; of what 100 runs add to them it takes 3 to 10 (measured). And let it look through the young
+    objects less often: with whole runs over HTTP that was a fifth of the server's CPU.
     """
     gc.collect()
     gc.freeze()
