@@ -96,8 +96,11 @@ class Publisher:
         if not batch:
             return 0
         missed = {run.run_id for run in batch}
-        ours = [run for run in batch if self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal]
-        others = [run for run in batch if run not in ours]
+        ours: list[Unpublished] = []
+        others: list[Unpublished] = []
+        for run in batch:
+            is_ours = self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal
+            (ours if is_ours else others).append(run)
 
         async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
             taken = await transaction.advance_from(others)
