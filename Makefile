@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Two test workers: on the two cores of a small machine more of them only wait for each other.
-WORKERS ?= 2
+# Three test workers on the two cores of a small machine: the tests wait for half of their time.
+WORKERS ?= 3
 # How long the fault campaign goes on, and the seed of one that is to be done again.
 MINUTES ?= 3
 SEED ?=

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from tailrace.settings import Settings
 from tailrace.store.database import Database
+from tests.outage_support import Served, served
 from tests.write_support import value
 
 # What a whole walk may take on a machine that is busy with other things.
@@ -51,10 +52,19 @@ class Told:
 
 
 Doctor = Callable[..., Awaitable[Told]]
+MakeSettings = Callable[..., Settings]
+AGENTS = Path(__file__).parent / "agents.py"
 
 
 @pytest.fixture
-def doctor(settings: Callable[..., Settings], database: Database, tmp_path: Path) -> Doctor:
+async def server(settings: MakeSettings) -> AsyncIterator[Served]:
+    """All roles in a process of their own."""
+    async with served(settings(), app=AGENTS) as started:
+        yield started
+
+
+@pytest.fixture
+def doctor(settings: MakeSettings, database: Database, tmp_path: Path) -> Doctor:
     """Run `tailrace doctor --json …` in a process of its own; its canary is gone afterwards."""
     given = settings()
     assert given.database_url is not None

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-
 import pytest
 
 import tailrace
-from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tailrace.upkeep.finding import Code
 from tests.outage_support import Served, served
-from tests.servers import Server, free_port, nats, pgbouncer, valkey
-from tests.upkeep.conftest import Doctor, canaries
-from tests.write_support import claim, execute, fetch, queued, until, value
+from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings
+from tests.write_support import claim, execute, queued, until, value
 
-AGENTS = Path(__file__).parent / "agents.py"
-MakeSettings = Callable[..., Settings]
 RunId = str
-
-
-@pytest.fixture
-async def server(settings: MakeSettings) -> AsyncIterator[Served]:
-    """All roles in a process of their own."""
-    async with served(settings(), app=AGENTS) as started:
-        yield started
 
 
 async def start(server: Served, agent: str, *, until_type: str) -> RunId:
@@ -209,145 +192,3 @@ async def test_a_frozen_worker_stalls_its_run_and_then_loses_its_lease(
 
         await until(resumed)
         assert (await doctor()).findings == []
-
-
-@pytest.mark.parametrize("name", ["run_outbox_open", "runs_leases", "run_steps_pkey"])
-async def test_a_dropped_index_is_named_with_the_statement_that_makes_it(
-    database: Database, doctor: Doctor, name: str
-) -> None:
-    """What the finding says to run, run, is the cure; the key of a table is named too."""
-    if name == "run_steps_pkey":
-        await execute(database, "alter table tailrace.run_steps drop constraint run_steps_pkey")
-    else:
-        await execute(database, f"drop index tailrace.{name}")
-    missing = (await doctor()).of("index-missing")
-    assert name in missing["detail"]
-    if name != "run_steps_pkey":
-        await execute(database, missing["action"].removeprefix("in psql: "))
-        assert (await doctor()).findings == []
-
-
-async def test_an_index_that_was_not_completed_is_named(database: Database, doctor: Doctor) -> None:
-    """`create index concurrently` that is interrupted leaves one that Postgres does not use."""
-    await execute(database, "update pg_index set indisvalid = false where indexrelid = 'tailrace.runs_queue'::regclass")
-    assert "not valid" in (await doctor()).of("index-missing")["detail"]
-
-
-async def test_an_older_and_a_newer_schema_are_found(database: Database, doctor: Doctor) -> None:
-    """Behind names the command; ahead names the package; where there is no schema at all it is behind."""
-    (newest,) = await fetch(database, "delete from tailrace.schema_migrations where version = 2 returning version + 0")
-    assert newest is not None
-    await execute(database, "delete from tailrace.schema_migrations where version > 1")
-    behind = (await doctor()).of("schema-behind")
-    assert "`tailrace db upgrade`" in behind["action"]
-    await execute(database, "insert into tailrace.schema_migrations (version, name) values (9999, 'later')")
-    assert "upgrade the tailrace package" in (await doctor()).of("schema-behind")["action"]
-    assert (await doctor(TAILRACE_DB_SCHEMA="not_there")).codes == [Code.SCHEMA_BEHIND]
-
-
-async def test_tables_that_were_altered_by_hand_are_no_traceback(database: Database, doctor: Doctor) -> None:
-    """A version that says one thing and tables that say another are a finding as well."""
-    await execute(database, "alter table tailrace.runs rename column lease_owner to owner")
-    altered = (await doctor()).of("schema-behind")
-    assert "lease_owner" in altered["detail"]
-    await execute(database, "alter table tailrace.runs rename column owner to lease_owner")
-
-
-async def test_a_database_that_is_away_or_takes_no_writes_is_found(
-    tailrace_database: str, database: Database, doctor: Doctor
-) -> None:
-    """Refused, and read-only; bad settings are an error of use."""
-    away = await doctor(TAILRACE_DATABASE_URL=f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x")
-    assert away.codes == [Code.DATABASE_UNREACHABLE]
-    assert "secret" not in away.out
-    name = await value(database, "select current_database()")
-    try:
-        await execute(database, f'alter database "{name}" set default_transaction_read_only = on')
-        assert "takes no writes" in (await doctor()).of("database-unreachable")["detail"]
-    finally:
-        await execute(
-            database,
-            f'begin; set transaction read write; alter database "{name}" reset default_transaction_read_only; commit',
-        )
-    for usage in (("--url", "nowhere"), ("--nonsense",), ("--url", "http://x", "--api-key-file", "no")):
-        assert (await doctor(*usage)).code == 2
-    assert (await doctor(TAILRACE_STALL_SECONDS="never")).code == 2
-
-
-@pytest.mark.parametrize("make", [valkey, nats])
-async def test_a_bus_that_stops_is_found(
-    settings: MakeSettings, doctor: Doctor, tmp_path: Path, make: Callable[[Path], Server]
-) -> None:
-    """There it carries the canary's news; killed, it is named, and the canary is published all the same."""
-    scheme = "redis" if make is valkey else "nats"
-    with make(tmp_path) as bus:
-        url = f"{scheme}://127.0.0.1:{bus.port}"
-        async with served(settings(), app=AGENTS, TAILRACE_BUS_URL=url):
-            healthy = await doctor(text=True, TAILRACE_BUS_URL=url)
-            assert healthy.code == 0, healthy.out
-            assert "not made" not in healthy.out
-            bus.kill()
-            told = await doctor(TAILRACE_BUS_URL=url)
-            assert told.codes == [Code.BUS_UNREACHABLE]
-            assert str(bus.port) in told.of("bus-unreachable")["detail"]
-
-
-@pytest.mark.skipif(pgbouncer() is None, reason="there is no PgBouncer; .ci/run installs it")
-async def test_wake_ups_that_do_not_arrive_are_found(tailrace_database: str, doctor: Doctor) -> None:
-    """Through PgBouncer in transaction mode LISTEN is accepted and hears nothing."""
-    from tests.bus.test_pgbouncer import pooled  # noqa: PLC0415 - only where there is one
-
-    with pooled(tailrace_database, forgetting=True) as url:
-        told = await doctor(TAILRACE_DATABASE_URL=url)
-    assert told.codes == [Code.WAKEUP_DEAD]
-    assert "polling" in told.of("wakeup-dead")["detail"]
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-async def test_a_doctor_that_is_stopped_removes_its_canary(
-    server: Served, settings: MakeSettings, database: Database, doctor: Doctor, how: signal.Signals
-) -> None:
-    """Asked to stop in the middle of the walk, it leaves nothing; what a killed one left the next one removes."""
-    server.freeze()  # so that the walk waits
-    leaving: list[int] = []
-
-    async def stop() -> None:
-        async def walking() -> bool | None:
-            return await value(database, "select count(*) from tailrace.runs where id like 'canary-%'") or None
-
-        await until(walking)
-        found = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]  # noqa: ASYNC240 - it lies in memory
-        (pid,) = [pid for pid in found if _is_doctor(pid, database.schema)]
-        leaving.append(pid)
-        os.kill(pid, how)
-
-    async with asyncio.TaskGroup() as group:
-        group.create_task(stop())
-        told = await doctor()
-    assert leaving
-    assert (told.code, told.out) == (130, "")
-    server.thaw()
-
-
-async def test_what_a_killed_doctor_left_behind_is_removed_by_the_next(database: Database, doctor: Doctor) -> None:
-    """And a run that merely has such an id stays; neither is ever in a list."""
-    runs = Runs(database)
-    for run_id in ("canary-old", "canary-young"):
-        await queued(runs, run_id=run_id, agent=f"tailrace:canary:{run_id}")
-        await Leases(database).record_agents([f"tailrace:canary:{run_id}"])
-    await execute(database, "update tailrace.agents set seen_at = now() - interval '1 h' where name like '%canary-old'")
-    listed, _ = await runs.list(state=None, agent=None, limit=10, cursor=None)
-    assert listed == []
-    told = await doctor(leaves=3)
-    assert told.findings == []
-    assert await canaries(database) == 3
-    assert [row["id"] for row in await fetch(database, "select id from tailrace.runs")] == ["canary-young"]
-
-
-def _is_doctor(pid: int, schema: str) -> bool:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return False  # It has ended meanwhile.
-    return b"doctor" in command.split(b"\0") and f"TAILRACE_DB_SCHEMA={schema}".encode() in variables

@@ -17,8 +17,7 @@ from tailrace.settings import Settings
 from tailrace.upkeep.finding import Code
 from tests.outage_support import Served, served
 from tests.servers import free_port
-from tests.upkeep.conftest import Doctor
-from tests.upkeep.test_doctor import AGENTS
+from tests.upkeep.conftest import AGENTS, Doctor
 from tests.write_support import until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -75,12 +74,6 @@ async def nginx(folder: Path, to: str, more: str) -> AsyncIterator[str]:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-
-
-@pytest.fixture
-async def server(settings: Callable[..., Settings]) -> AsyncIterator[Served]:
-    async with served(settings(), app=AGENTS) as started:
-        yield started
 
 
 async def test_what_a_proxy_does_to_the_stream_is_recognised(server: Served, doctor: Doctor, tmp_path: Path) -> None:
