@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tailrace.settings import Settings
 from tailrace.store.database import Database
@@ -18,12 +20,17 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import Happening, Telemetry
 
 _SCHEMAS = itertools.count(1)
+# Far beyond what a statement takes: Postgres may have to wait for the machine's disk, and these tests do for Postgres.
+TX_TIMEOUT_MS = 30_000
+# An example that takes long says something of the machine, and nothing of what it is an example of.
+hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("unhurried")
 
 
 @pytest.fixture
 async def database(tailrace_database: str) -> AsyncIterator[Database]:
     """A fresh schema, upgraded, and a pool on it."""
-    opened = Database(tailrace_database, schema=f"test_{next(_SCHEMAS)}", tx_timeout_ms=5000)
+    opened = Database(tailrace_database, schema=f"test_{next(_SCHEMAS)}", tx_timeout_ms=TX_TIMEOUT_MS)
     await opened.open()
     try:
         await upgrade(opened)
@@ -40,7 +47,13 @@ def settings(tailrace_database: str, database: Database) -> Callable[..., Settin
 
     def make(**overrides: Any) -> Settings:
         return Settings(
-            **{"database_url": tailrace_database, "db_schema": database.schema, "log_level": "error"} | overrides
+            **{
+                "database_url": tailrace_database,
+                "db_schema": database.schema,
+                "log_level": "error",
+                "tx_timeout_ms": TX_TIMEOUT_MS,
+            }
+            | overrides
         )
 
     return make

@@ -40,11 +40,12 @@ from tailrace.store.queries import in_schema
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
+from tests.patience import PATIENCE_SECONDS
+from tests.servers import free_port
 
 AGENT = "by-hand"
 # Which of the two ends of the read path `reading` serves by; tests of streams are run on both.
 OWN_SERVER = True
-PATIENCE_SECONDS = 20.0
 RUNS = "/api/agents/runs"
 AGENTS = Path(__file__).parent / "http" / "agents.py"
 
@@ -407,16 +408,9 @@ class ServerProcess:
 
     def _ready(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/readyz", timeout=2).status_code == 200
+            return httpx2.get(f"{self.url}/readyz", timeout=5).status_code == 200
         except httpx2.HTTPError:
             return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class HookedEvents(Events):

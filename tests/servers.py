@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-START_SECONDS = 20.0
+from tests.patience import PATIENCE_SECONDS
+
+# Below it are ports that programs are known by, ours among them.
+PORT_MIN = 10_000
+_GIVEN: set[int] = set()
 
 
 class Server:
@@ -48,7 +53,7 @@ class Server:
             stderr=subprocess.DEVNULL,
             user=self._user,
         )
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not self._accepts():
             assert self._process.poll() is None, f"{self._command[0]} ended with {self._process.returncode}"
             assert time.monotonic() < deadline, f"{self._command[0]} did not accept connections"
@@ -116,10 +121,30 @@ def unprivileged() -> str | None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that is free, and that the kernel gives nobody of its own accord until a server listens there.
+
+    Ports that it gives itself, to connections and to whoever binds port 0, are others: one of those could be gone by
+    the time that the server has started, and again while it is stopped.
+    """
+    while True:
+        port = random.randrange(PORT_MIN, _ephemeral_port_min())  # noqa: S311 - chooses, guards nothing
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in _GIVEN:
+            _GIVEN.add(port)
+            return port
+
+
+def _ephemeral_port_min() -> int:
+    try:
+        text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii")
+    except OSError:
+        return 32768
+    return max(int(text.split()[0]), PORT_MIN + 10_000)
 
 
 def _dying_with_us(command: list[str]) -> list[str]:

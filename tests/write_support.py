@@ -28,9 +28,8 @@ from tailrace.telemetry import Happening, Telemetry
 from tailrace.worker.duties import Duty, perform
 from tailrace.worker.execution import Agent
 from tailrace.write.orchestrate import Orchestrator
+from tests.patience import PATIENCE_SECONDS
 
-# Far beyond what anything here takes: a wait that ends by this has failed.
-PATIENCE_SECONDS = 30.0
 NOW_MS = 1_790_000_000_000
 AGENT = "agent"
 

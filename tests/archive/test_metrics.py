@@ -14,6 +14,7 @@ from tailrace.store.database import Database
 from tests.archive_support import finished, objects_in
 from tests.cli.conftest import Tailrace, environment, tailrace  # noqa: F401 - fixtures
 from tests.outage_support import Served, served
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import execute, until
 
 AGENTS = Path(__file__).parent.parent / "upkeep" / "agents.py"
@@ -21,7 +22,7 @@ AGENTS = Path(__file__).parent.parent / "upkeep" / "agents.py"
 
 async def scrape(server: Served) -> dict[str, float]:
     """Return the archive's samples by name, with the reason where there is one."""
-    async with httpx2.AsyncClient(base_url=server.address) as http:
+    async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         text = (await http.get("/metrics")).text
     return {
         sample.name.removeprefix("tailrace_archive_") + "".join(f" {text}" for text in sample.labels.values()):

@@ -22,6 +22,7 @@ from tailrace.errors import ApiError
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tests.archive_support import archive_all, archiver, finished, objects_in
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading, away, reading, request
 from tests.write_support import execute, fetch, value
 
@@ -193,7 +194,7 @@ async def test_a_store_that_is_away_passes(
             assert answer.status == 503
             assert json.loads(await answer.rest())["type"] == "urn:tailrace:problem:archive-unavailable"
         assert await server.all_of("live") == list(range(1, 7))
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http:
             assert (await http.get(f"{server.url}/readyz")).status_code == 200
     if trouble == "unmounted":
         shutil.rmtree(folder)

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from schemathesis import Case, GenerationMode
 
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, ServerProcess
 
 # Each is two or three requests; every check of schemathesis looks at each answer.
@@ -43,7 +44,7 @@ def test_the_api_takes_what_it_says_and_nothing_else(server: ServerProcess) -> N
     """
     for run_id in ("ended", "waits"):
         body = {"agent": "echo" if run_id == "ended" else "wait", "runId": run_id}
-        assert httpx2.post(f"{server.url}{RUNS}", json=body).is_success
+        assert httpx2.post(f"{server.url}{RUNS}", json=body, timeout=PATIENCE_SECONDS).is_success
     answers: Counter[int] = Counter()
     for operation in _operations(server.url):
         _send(operation, GenerationMode.POSITIVE, answers)
@@ -51,11 +52,13 @@ def test_the_api_takes_what_it_says_and_nothing_else(server: ServerProcess) -> N
             _send(operation, GenerationMode.NEGATIVE, answers)
     assert {200, 201, 202, 404, 409, 422} <= set(answers)
     assert max(answers) < 500
-    assert httpx2.get(f"{server.url}/readyz").is_success
+    assert httpx2.get(f"{server.url}/readyz", timeout=PATIENCE_SECONDS).is_success
 
 
 def _operations(url: str) -> Iterator[Any]:
-    schema = schemathesis.openapi.from_dict(json.loads(httpx2.get(f"{url}/openapi.json").content))
+    schema = schemathesis.openapi.from_dict(
+        json.loads(httpx2.get(f"{url}/openapi.json", timeout=PATIENCE_SECONDS).content)
+    )
     schema.config.update(base_url=url)
     # A string that JSON can hold and Postgres cannot: no schema says so; tests/badinput/test_http.py does.
     schema.config.generation.allow_x00 = False

@@ -18,7 +18,8 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
-from tests.read_support import PATIENCE_SECONDS, HandWrittenRun, ServerProcess, publish_all, until
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import HandWrittenRun, ServerProcess, publish_all, until
 
 ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -147,7 +148,7 @@ async def test_a_browser_asked_to_come_again_comes_again(
     await publish_all(database, bus)
     with HostProcess(settings(), TAILRACE_MAX_STREAMS="1") as host:
         answers: list[int] = []
-        async with httpx2.AsyncClient() as http:
+        async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http:
             path = f"{host.url}/tailrace/api/agents/runs/r/stream"
             async with http.stream("GET", path) as first:
                 pieces = first.aiter_bytes()

@@ -17,6 +17,7 @@ import pytest
 
 from tailrace.cli import main
 from tests.cli.conftest import AGENTS, Done, Tailrace
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS
 
 FAILED, USAGE = 1, 2
@@ -202,7 +203,7 @@ async def test_with_keys_it_may_listen_everywhere_and_the_commands_show_theirs(
     address = re.search(r"http://0\.0\.0\.0:(\d+)", (await process.stdout.readline()).decode())
     assert address is not None
     url = f"http://127.0.0.1:{address[1]}"
-    async with httpx2.AsyncClient(base_url=url) as http:
+    async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http:
         host = {"Host": "tailrace.example", "Authorization": f"Bearer {key}"}
         assert (await http.get(RUNS, headers=host)).status_code == 200
     start = ("runs", "start", "count", "--input", '{"to": 1}', "--run-id")

@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 import tailrace
 from tests.local.processes import is_alive
 from tests.local.processes import until as until_true
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 30.0
 AGENTS = """
 import asyncio, os
 from pathlib import Path
@@ -181,7 +181,7 @@ async def test_a_signal_to_the_parent_ends_all(
     """Open streams end in order, and the exit code is 0."""
     async with serve(environment, tmp_path) as serving:
         children = serving.children
-        async with tailrace.Client(serving.url) as client, httpx2.AsyncClient() as http:
+        async with tailrace.Client(serving.url) as client, httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http:
             run = await client.start("gate", {"entered": str(tmp_path / "e"), "open": str(tmp_path / "never")})
             async with http.stream("GET", f"{serving.url}/api/agents/runs/{run.run_id}/stream") as stream:
                 lines = stream.aiter_lines()

@@ -14,6 +14,7 @@ import httpx2
 
 import tailrace
 from tests.cli.conftest import AGENTS
+from tests.patience import PATIENCE_SECONDS
 
 
 @asynccontextmanager
@@ -42,7 +43,7 @@ async def test_an_api_a_worker_and_an_outbox_apart_do_the_whole_job(
         serve(environment, tmp_path, "--role", "outbox") as outbox,
         serve(environment, tmp_path, "--role", "api") as api,
         tailrace.Client(api) as client,
-        httpx2.AsyncClient() as http,
+        httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http,
     ):
         run = await client.start("count", {"to": 50})
         seqs = [event.seq async for event in client.stream(run.run_id)]

@@ -12,7 +12,8 @@ import pytest
 import tailrace
 from tailrace.errors import ApiError, InvalidPosition, ServerUnavailable
 from tailrace.settings import Settings
-from tests.read_support import Reading, ServerProcess, free_port, reading, until
+from tests.read_support import Reading, ServerProcess, reading, until
+from tests.servers import free_port
 
 
 @pytest.fixture

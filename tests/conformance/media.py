@@ -21,8 +21,9 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
 from tailrace.worker.duties import Duty, perform
+from tests.patience import PATIENCE_SECONDS
 from tests.proxy import Proxy, proxied
-from tests.read_support import PATIENCE_SECONDS, until
+from tests.read_support import until
 from tests.servers import Server, valkey
 from tests.servers import nats as nats_server
 

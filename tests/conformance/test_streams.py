@@ -21,6 +21,7 @@ from tailrace.settings import Settings
 from tailrace.telemetry import BusLost, BusRestored, DutyFailed
 from tailrace.worker.execution import Agent
 from tailrace.worker.run import Run
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import reading, stream_in_process, until
 from tests.servers import Server, nats, valkey
 from tests.write_support import Running, fetch, running, verified_log
@@ -235,7 +236,7 @@ async def test_readiness_says_when_the_bus_is_away(
     """503 with what is not there, and 200 again when it is back; without the password."""
     with SERVERS[kind](tmp_path) as server:
         chosen = settings(bus_url=f"{kind}://127.0.0.1:{server.port}")
-        async with reading(chosen) as api, httpx2.AsyncClient(base_url=api.url) as http:
+        async with reading(chosen) as api, httpx2.AsyncClient(base_url=api.url, timeout=PATIENCE_SECONDS) as http:
 
             async def answers(status: int) -> httpx2.Response:
                 while (answer := await http.get("/readyz")).status_code != status:  # noqa: ASYNC110

@@ -18,7 +18,7 @@ import httpx2
 import yaml
 
 from tests.deploy import described
-from tests.deploy.started import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import Server, free_port, valkey_binary
 
 

@@ -18,8 +18,8 @@ from typing import Any
 import httpx2
 
 from tests.deploy.described import Program
+from tests.patience import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 30.0
 TAILRACE = Path(sys.executable).parent / "tailrace"
 AGENTS = Path(__file__).parent / "agents.py"
 
@@ -63,7 +63,10 @@ class Started:
 
     async def until_healthy(self) -> None:
         """Wait until it serves."""
-        async with httpx2.AsyncClient(base_url=self.url, timeout=5) as http, asyncio.timeout(PATIENCE_SECONDS):
+        async with (
+            httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE_SECONDS) as http,
+            asyncio.timeout(PATIENCE_SECONDS),
+        ):
             while True:
                 assert self.process.poll() is None, self._log.read_text("utf-8")
                 try:

@@ -18,6 +18,7 @@ import pytest
 import tailrace
 from tailrace.settings import Settings
 from tests.outage_support import Served, served
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.write_support import until
 
@@ -152,7 +153,7 @@ async def test_each_alert_fires_in_a_real_prometheus_when_its_condition_is_real(
         await alerts.until_firing("TailraceHighLag")
         assert len([event async for event in client.stream(late.run_id)]) == FLOOD + 2
 
-        async with httpx2.AsyncClient(base_url=api.address) as http:
+        async with httpx2.AsyncClient(base_url=api.address, timeout=PATIENCE_SECONDS) as http:
             for _ in range(11):
                 path = f"/api/agents/runs/{waiting.run_id}/stream"
                 async with http.stream("GET", path, headers={"Last-Event-ID": "1"}) as stream:

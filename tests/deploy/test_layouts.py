@@ -27,6 +27,7 @@ from tests.deploy import described
 from tests.deploy.beside import Names, Scraped, name_server, nginx, prometheus, valkey
 from tests.deploy.following import FOLLOW_SECONDS, Follower
 from tests.deploy.started import Place, Started, ended, environment, started, working_folder
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import Server, free_port
 
 STEPS = 40
@@ -74,7 +75,7 @@ async def healthy(each: Started) -> None:
 
 async def has_stream(each: Started, admin: str) -> bool:
     """Whether a process serves a stream just now, as its metrics say."""
-    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {admin}"}) as http:
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {admin}"}, timeout=PATIENCE_SECONDS) as http:
         text = (await http.get(f"{each.url}/metrics")).raise_for_status().text
     return "\ntailrace_streams_active 1.0" in text
 
@@ -218,7 +219,7 @@ async def test_kubernetes(empty_database: str, addresses: Iterator[str], tmp_pat
         }
         for each in pods.values():
             await each.until_healthy()
-            async with httpx2.AsyncClient(base_url=each.url) as http:
+            async with httpx2.AsyncClient(base_url=each.url, timeout=PATIENCE_SECONDS) as http:
                 assert set(each.program.probes) == {"startupProbe", "readinessProbe", "livenessProbe"}
                 for path in each.program.probes.values():
                     assert (await http.get(path)).status_code == httpx2.codes.OK
@@ -249,7 +250,7 @@ async def test_systemd(empty_database: str, tmp_path: Path) -> None:
 
 async def until_status(url: str, status: int) -> None:
     """Ask until the answer has this status."""
-    async with httpx2.AsyncClient() as http, asyncio.timeout(FOLLOW_SECONDS):
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http, asyncio.timeout(FOLLOW_SECONDS):
         while (await http.get(url)).status_code != status:  # noqa: ASYNC110 - only the answer tells
             await asyncio.sleep(0.05)
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.conftest import Desk, Server
 from tests.docs.page import Page
+from tests.patience import PATIENCE_SECONDS
 
 PAGE = Page("docs/from-in-memory.md")
 PAGES = 5
@@ -50,7 +51,7 @@ async def events(server: Server, path: str, *, last_id: int | None = None) -> As
 
 async def start(server: Server) -> str:
     """Start the agent as the page does and return the run's id."""
-    async with httpx2.AsyncClient(base_url=server.address) as http:
+    async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         answer = await http.post(RUNS, json={"agent": "digest", "input": {"pages": PAGES}})
     assert answer.status_code == 201
     run_id: str = answer.json()["runId"]
@@ -88,7 +89,7 @@ async def test_a_cut_costs_the_run_nothing(after: Server) -> None:
     assert [event["data"]["done"] for event in seen if event["type"] == "Custom"] == [1, 2, 3, 4, 5]
     assert seen[-1]["type"] == "RunFinished"
     assert [event async for event in events(after, f"{RUNS}/{run_id}/stream")] == seen
-    async with httpx2.AsyncClient(base_url=after.address) as http:
+    async with httpx2.AsyncClient(base_url=after.address, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"{RUNS}/{run_id}")).json()["output"] == {"answer": "5 pages"}
         ended = {"Last-Event-ID": str(seen[-1]["seq"])}
         assert (await http.get(f"{RUNS}/{run_id}/stream", headers=ended)).status_code == 204
@@ -118,7 +119,7 @@ async def test_a_closed_stream_ends_no_run_and_cancelling_does(after: Server) ->
     run_id = await start(after)
     async for _ in events(after, f"{RUNS}/{run_id}/stream"):
         break
-    async with httpx2.AsyncClient(base_url=after.address) as http:
+    async with httpx2.AsyncClient(base_url=after.address, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"{RUNS}/{run_id}")).json()["state"] in ("queued", "started")
         assert (await http.post(f"{RUNS}/{run_id}/cancel")).status_code == 202
     assert [event["type"] async for event in events(after, f"{RUNS}/{run_id}/stream")][-1] == "RunCancelled"

@@ -14,6 +14,7 @@ import pytest
 import tailrace
 from tests.docs.conftest import Desk, needs_curl, needs_psql
 from tests.docs.page import Page
+from tests.patience import PATIENCE_SECONDS
 
 GUIDE = Page("docs/guide.md")
 ROLE_SQL = next(block.text for block in GUIDE.of("sql"))
@@ -91,7 +92,10 @@ async def test_a_production_database_is_upgraded_by_the_command_and_by_nothing_e
     assert "current" in await desk.shell("tailrace db status")
 
     server = await desk.serve("tailrace serve --app agent.py")
-    async with httpx2.AsyncClient(base_url=server.address) as http, tailrace.Client(server.address) as client:
+    async with (
+        httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http,
+        tailrace.Client(server.address) as client,
+    ):
         assert (await http.get("/readyz")).status_code == 200
         await desk.execute("insert into tailrace.schema_migrations (version, name) values (9999, 'of a newer package')")
         ready = await http.get("/readyz")
@@ -184,7 +188,7 @@ async def unmounted(desk: Desk) -> str:
     desk.save("agent.py", GUIDE.file("agent.py"))
     desk.save("main.py", GUIDE.file("main.py").replace("async with app.lifespan():", "if True:"))
     server = await desk.serve("uvicorn main:api --port 8000")
-    async with httpx2.AsyncClient(base_url=server.address) as http:
+    async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         return (await http.get("/tailrace/api/agents/runs")).text
 
 

@@ -15,6 +15,7 @@ from tailrace.errors import ApiError
 from tailrace.upkeep.finding import Code
 from tests.docs.conftest import Desk, Server, needs_curl, needs_psql
 from tests.docs.page import ROOT, Page
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import until
 
 RUNBOOK = Page("docs/runbook.md")
@@ -173,7 +174,7 @@ async def test_a_stuck_outbox_looks_as_it_says_and_a_restart_is_the_cure(desk: D
     assert next_event == [{"seq": "1", "type": "RunStarted", "published_at": ""}]
     assert gap == [{"expected": "", "last_good": ""}]
     assert (await findings(desk, '"$RUN"')).keys() == {Code.OUTBOX_BEHIND}
-    async with httpx2.AsyncClient(base_url=server.address) as http:
+    async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"/api/agents/runs/{run_id}/events")).json()["events"] == []
     (curl,) = [command for command in RUNBOOK.commands if command.startswith("curl")]
     stream = await desk.shell(curl, codes=(TIMED_OUT,))
@@ -280,7 +281,7 @@ async def test_the_failure_patterns_show_what_they_say(desk: Desk) -> None:
     assert any(f"`RunTerminated`, or `{constraint}`" in seen for seen in patterns)
 
     async def seqs(**headers: str) -> list[int]:
-        async with httpx2.AsyncClient(base_url=server.address) as http:
+        async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
             text = (await http.get(f"/api/agents/runs/{run_id}/stream", headers=headers)).text
         return [json.loads(line[5:])["seq"] for line in text.split("\n") if line.startswith("data:")]
 

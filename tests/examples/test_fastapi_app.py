@@ -14,6 +14,7 @@ import httpx2
 import tailrace
 from tailrace.store.database import Database
 from tailrace.store.runs import RunRequest, Runs
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -33,7 +34,10 @@ async def test_the_example_application_serves_its_own_routes_and_ours(
         line = (await process.stdout.readline()).decode()
         assert line, "uvicorn ended"
         address = re.search(r"running on (http://\S+)", line)
-    async with httpx2.AsyncClient() as http, tailrace.Client(f"{address[1]}/tailrace") as client:
+    async with (
+        httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http,
+        tailrace.Client(f"{address[1]}/tailrace") as client,
+    ):
         assert (await http.get(address[1])).json() == {"hello": "world"}
         run = await client.start("greet", {"name": "you"})
         events = [event async for event in client.stream(run.run_id)]

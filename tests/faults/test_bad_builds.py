@@ -24,11 +24,11 @@ from tailrace.store.outbox import Outbox
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, HookedEvents, custom, execute, publish_all, reading
 
 # A bad build often shows by nothing happening; the good one takes milliseconds.
 NOTHING_SECONDS = 1.0
-PATIENCE_SECONDS = 20.0
 
 Build = Callable[[str], None]
 

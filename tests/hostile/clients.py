@@ -12,7 +12,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.read_support import PATIENCE_SECONDS, RUNS
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import RUNS
 
 _ID = re.compile(rb"^id: ([0-9]+)$", re.MULTILINE)
 _SO_ATTACH_FILTER = 26

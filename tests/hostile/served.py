@@ -12,7 +12,7 @@ import tailrace
 from tailrace.http.connection import Limits
 from tailrace.http.server import serving
 from tailrace.runtime import Role
-from tests.read_support import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LIMITS = Limits(connections_max=50, request_seconds=0.3, write_seconds=0.5)

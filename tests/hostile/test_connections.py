@@ -16,7 +16,8 @@ from tailrace.http import connection
 from tailrace.http.connection import HEAD_MAX_BYTES, PIPELINE_MAX, URL_MAX_BYTES
 from tailrace.settings import Settings
 from tests.hostile.served import API, HEALTH, LIMITS, Server, served
-from tests.read_support import PATIENCE_SECONDS, RUNS, HandWrittenRun, custom, publish_all
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import RUNS, HandWrittenRun, custom, publish_all
 
 START = f"POST {RUNS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
 

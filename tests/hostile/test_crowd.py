@@ -27,6 +27,7 @@ from tests.hostile.clients import (
     vanish,
     watchers,
 )
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, ServerProcess, publish_all
 
 WATCHING, STALLED, VANISHED = 1000, 300, 200
@@ -111,7 +112,7 @@ async def _upto(many: list[Watcher], seq: int) -> None:
 
 
 async def _is_open(server: ServerProcess, count: int) -> bool:
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         text = (await http.get(f"{server.url}/metrics")).text
     (active,) = [line.split()[1] for line in text.split("\n") if line.startswith("tailrace_streams_active ")]
     return int(float(active)) in (count, count + 1)  # The slow reader comes and goes.

@@ -12,6 +12,7 @@ import pytest
 from tailrace.settings import Settings
 from tailrace.store.runs import Runs
 from tests.hostile.clients import may_vanish, silent_sockets, until_true, vanish
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import ServerProcess
 from tests.write_support import queued
 
@@ -32,7 +33,7 @@ async def test_clients_that_vanish_from_a_silent_stream_are_let_go_within_the_wr
     with ServerProcess(settings(), TAILRACE_WRITE_SECONDS="2", TAILRACE_HEARTBEAT_SECONDS="0.5") as server:
         there = await silent_sockets(server.port, run_id, THERE)
         gone = await silent_sockets(server.port, run_id, VANISHED)
-        async with httpx2.AsyncClient(base_url=server.url) as http:
+        async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
 
             async def are_open(count: int) -> bool:
                 text = (await http.get("/metrics")).text

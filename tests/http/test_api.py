@@ -18,17 +18,8 @@ import tailrace
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tests.http.agents import app as agents
-from tests.read_support import (
-    PATIENCE_SECONDS,
-    RUNS,
-    HandWrittenRun,
-    Reading,
-    execute,
-    publish_all,
-    reading,
-    request,
-    serving,
-)
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import RUNS, HandWrittenRun, Reading, execute, publish_all, reading, request, serving
 
 DEEP = 65
 REFUSED_BODIES: dict[str, tuple[bytes, str]] = {
@@ -95,7 +86,7 @@ async def server(settings: Callable[..., Settings]) -> AsyncIterator[Reading]:
 
 @pytest.fixture
 async def http(server: Reading) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=server.url) as client:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 
@@ -351,7 +342,7 @@ async def test_show_has_every_field_and_times_in_utc(settings: Callable[..., Set
         async with asyncio.timeout(PATIENCE_SECONDS):
             while (await tailrace_app.services().outbox.backlog())[0]:
                 pass
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}{RUNS}") as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}{RUNS}", timeout=PATIENCE_SECONDS) as http:
             done, failed = (await http.get("/echo")).json(), (await http.get("/fail")).json()
     required = {
         "runId",
@@ -577,7 +568,7 @@ async def test_every_metric_of_the_contract_is_there_and_moves(
         app.agent(name)(agent)
     async with serving(app.asgi(), on_close=ends_streams(app)) as port:
         url = f"http://127.0.0.1:{port}"
-        async with tailrace.Client(url) as client, httpx2.AsyncClient(base_url=url) as http:
+        async with tailrace.Client(url) as client, httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as http:
             before = _metrics((await http.get("/metrics")).text)
             assert before.keys() >= METRICS
             for name in ("echo", "fail", "wait"):
@@ -687,7 +678,7 @@ async def test_mounted_under_a_prefix_it_works_with_one_line(settings: Callable[
 
     async with serving(host, on_close=ends_streams(app)) as port:
         root = f"http://127.0.0.1:{port}"
-        async with httpx2.AsyncClient(base_url=root) as http:
+        async with httpx2.AsyncClient(base_url=root, timeout=PATIENCE_SECONDS) as http:
             answer = await http.post(f"/deep/tailrace{RUNS}", json={"agent": "echo", "input": 1})
             assert answer.status_code == 201
             assert answer.headers["location"] == f"/deep/tailrace{RUNS}/{answer.json()['runId']}"
@@ -706,7 +697,7 @@ async def test_mounted_and_not_started_it_says_what_is_missing() -> None:
     host = FastAPI()
     host.mount("/tailrace", tailrace.App().asgi())
     async with serving(host) as port:
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/tailrace") as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/tailrace", timeout=PATIENCE_SECONDS) as http:
             for path in (RUNS, f"{RUNS}/r", f"{RUNS}/r/events", "/readyz", "/metrics"):
                 assert "lifespan" in is_problem(await http.get(path), 503)["detail"]
             assert "lifespan" in is_problem(await http.post(RUNS, json={"agent": "echo"}), 503)["detail"]

@@ -19,8 +19,8 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Happening, StreamClosed, StreamOpened, Telemetry
 from tests.hostile.served import HEALTH
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import (
-    PATIENCE_SECONDS,
     RUNS,
     HandWrittenRun,
     RawAnswer,

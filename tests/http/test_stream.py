@@ -17,19 +17,8 @@ from tailrace.model.run import RunState
 from tailrace.read import channel as channels
 from tailrace.settings import Settings
 from tests import read_support
-from tests.read_support import (
-    PATIENCE_SECONDS,
-    RUNS,
-    HookedEvents,
-    RawAnswer,
-    Reading,
-    away,
-    custom,
-    execute,
-    reading,
-    request,
-    until,
-)
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import RUNS, HookedEvents, RawAnswer, Reading, away, custom, execute, reading, request, until
 
 BAD_POSITIONS = {
     "underscore": "1_000",
@@ -197,7 +186,7 @@ async def test_a_position_that_is_persisted_and_not_published_is_not_a_conflict(
 async def test_a_position_that_is_not_plain_digits_is_refused(server: Reading, position: str) -> None:
     """`int()` takes underscores, signs, spaces and foreign digits; a position is `0|[1-9][0-9]{0,18}` to 2^63 - 1."""
     await server.run()
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         for path in ("stream", "events"):
             answer = await http.get(f"{RUNS}/r/{path}", params={"fromSeq": position})
             assert answer.status_code == 422
@@ -489,7 +478,7 @@ async def test_a_client_that_vanishes_frees_its_stream_and_its_channel(server: R
         assert server.services.hub.watched_runs == 1
     await until(lambda: server.services.streams_open == 0, "all streams are closed")
     await until(lambda: server.services.hub.watched_runs == 0, "the channel is gone")
-    async with httpx2.AsyncClient() as http:
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http:
         assert "tailrace_streams_active 0.0" in (await http.get(f"{server.url}/metrics")).text
 
 

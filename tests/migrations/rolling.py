@@ -19,6 +19,7 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.testing import await_stream_completion
 from tests.outage_support import Line, Served, served
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import until, verified_log
 
 AGENTS = Path(__file__).parent / "agents.py"
@@ -143,7 +144,7 @@ async def _all_ended(runs: Sequence[Watched]) -> bool | None:
 
 
 async def _ready(process: Served) -> str:
-    async with httpx2.AsyncClient(base_url=process.address) as http:
+    async with httpx2.AsyncClient(base_url=process.address, timeout=PATIENCE_SECONDS) as http:
         answer = await http.get("/readyz")
     return f"{answer.status_code} {answer.text}"
 

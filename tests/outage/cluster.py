@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,8 +19,9 @@ import asyncpg
 from tailrace.local.account import as_account, server_account
 from tailrace.local.binaries import binaries_for
 from tailrace.local.postmaster import SERVER_ENVIRONMENT, _end_with_parent
+from tests.patience import PATIENCE_SECONDS
+from tests.servers import free_port
 
-PATIENCE_SECONDS = 30.0
 SETTINGS = {
     "unix_socket_directories": "",
     "listen_addresses": "127.0.0.1",
@@ -46,8 +46,7 @@ class Cluster:
         self._binaries = binaries_for(self._account)
         self._settings = SETTINGS | settings
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         # Not in the folder: a full disk must not keep the server from saying so.
         self.log = Path(tempfile.mkdtemp(prefix="tailrace-outage-log-")) / "log"
         if self._account.other:
@@ -107,19 +106,20 @@ class Cluster:
 
     def freeze(self) -> None:
         """Stop all its processes where they are; connections stay open, and nobody answers."""
-        for process in self._processes():
-            os.kill(process, signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        for process in self._processes():
-            os.kill(process, signal.SIGCONT)
+        self._signal_all(signal.SIGCONT)
 
-    def _processes(self) -> list[int]:
+    def _signal_all(self, number: signal.Signals) -> None:
         assert self._process is not None
         parent = self._process.pid
+        # The parent first: what it forks after this looked would be missed.
+        os.kill(parent, number)
         # Each backend leads a process group of its own.
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        return [parent, *map(int, children)]
+        for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):  # It may end meanwhile, as a worker of autovacuum does.
+                os.kill(int(child), number)
 
     def restart(self) -> None:
         self.stop()
@@ -146,6 +146,21 @@ class Cluster:
         for name, value in settings.items():
             await self.sql(f"alter system reset {name}" if value is None else f"alter system set {name} = '{value}'")
         await self.sql("select pg_reload_conf()")
+        for name, value in settings.items():
+            if value is not None:
+                await self._until_set(name, value)
+
+    async def _until_set(self, name: str, value: str) -> None:
+        """Wait until the server has read it; sessions that are there have been told by then, before new ones see it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            connection = await asyncpg.connect(self.url)
+            try:
+                if await connection.fetchval("select current_setting($1)", name) == value:
+                    return
+            finally:
+                await connection.close()
+            assert time.monotonic() < deadline, f"{name} was not set"
 
     async def terminate(self, condition: str = "true") -> None:
         """Terminate the sessions of Tailrace for which the condition on pg_stat_activity holds."""

@@ -14,6 +14,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster, running_cluster
 from tests.outage_support import served
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import execute, until
 
 MakeSettings = Callable[..., Settings]
@@ -34,7 +35,10 @@ async def test_a_process_on_a_read_only_database_is_not_ready_until_it_can_write
     cluster: Cluster, settings: MakeSettings, role: str
 ) -> None:
     """Every role writes: 503 with what was found and what to do, and 200 once it is mended; alive all the while."""
-    async with served(settings(), role=role) as process, httpx2.AsyncClient(base_url=process.address) as http:
+    async with (
+        served(settings(), role=role) as process,
+        httpx2.AsyncClient(base_url=process.address, timeout=PATIENCE_SECONDS) as http,
+    ):
         await ready(http, 200)
         await cluster.set(default_transaction_read_only="on")
         try:
@@ -53,7 +57,10 @@ async def test_a_process_is_not_ready_on_a_schema_that_lacks_something_and_ready
     database: Database, settings: MakeSettings
 ) -> None:
     """Behind names the command; ahead is what an upgrade looks like from the processes that are still there."""
-    async with served(settings()) as process, httpx2.AsyncClient(base_url=process.address) as http:
+    async with (
+        served(settings()) as process,
+        httpx2.AsyncClient(base_url=process.address, timeout=PATIENCE_SECONDS) as http,
+    ):
         assert (await ready(http, 200)).json()["checks"]["schema"] == "ok"
         await execute(database, "insert into tailrace.schema_migrations (version, name) values (9999, 'later')")
         assert (await http.get("/readyz")).json()["checks"]["schema"] == "ahead"

@@ -10,6 +10,7 @@ import httpx2
 import tailrace
 from tailrace.http.server import serving
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 
 
 async def test_an_agent_runs_and_its_stream_ends_with_one_terminal_event(settings: Callable[..., Settings]) -> None:
@@ -30,7 +31,7 @@ async def test_an_agent_runs_and_its_stream_ends_with_one_terminal_event(setting
             app.lifespan(),
             serving(app.asgi(), listening),
             tailrace.Client(url) as client,
-            httpx2.AsyncClient() as http,
+            httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http,
         ):
             run = await client.start("digest", {"path": "abc"})
             types = [event.type async for event in client.stream(run.run_id)]

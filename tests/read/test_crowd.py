@@ -12,7 +12,8 @@ from tailrace.bus.bus import Published
 from tailrace.read.channel import Channel
 from tailrace.read.crowd import FEW, GATHER_MAX_EVENTS, REST_MAX_SECONDS, SQUAD_MAX, Crowd, Squad, rest_seconds
 from tailrace.read.frame import CHUNK_MAX_FRAMES
-from tests.read_support import PATIENCE_SECONDS, event
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import event
 
 
 class Seat:

@@ -15,7 +15,8 @@ from tailrace.read.hub import Hub
 from tailrace.read.pages import PAGE_MAX_BYTES
 from tailrace.store.database import Database
 from tailrace.store.events import Events
-from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all
 
 
 async def read_upto(following: AsyncIterator[Chunk], last: int) -> list[Chunk]:

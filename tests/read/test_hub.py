@@ -15,7 +15,8 @@ from tailrace.read.follow import follow
 from tailrace.read.hub import FILL_MAX_EVENTS, FILL_MAX_RUNS, Hub, Watched
 from tailrace.store.database import Database
 from tailrace.store.events import Events
-from tests.read_support import PATIENCE_SECONDS, DeafBus, HandWrittenRun, HookedEvents, LossyBus, execute, publish_all
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import DeafBus, HandWrittenRun, HookedEvents, LossyBus, execute, publish_all
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from tailrace.access.keyfile import ApiKey, KeyFile
 from tailrace.access.keys import hash_of, new_key
 from tailrace.access.principal import Scope
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import Reading, reading
 
 READ_WRITE = (Scope.RUNS_READ, Scope.RUNS_WRITE)
@@ -51,7 +52,9 @@ class Keys:
         keyfile.change(self.path, end)
 
     def client(self, server: Reading, key: str) -> httpx2.AsyncClient:
-        return httpx2.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {key}"})
+        return httpx2.AsyncClient(
+            base_url=server.url, headers={"Authorization": f"Bearer {key}"}, timeout=PATIENCE_SECONDS
+        )
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 import tailrace
 from tailrace.http.gate import SECURITY_HEADERS
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading, reading, request, serving
 from tests.security.conftest import Keys
 
@@ -40,7 +41,7 @@ async def test_every_answer_carries_the_security_headers(server: Reading, acme: 
     await run.finish()
     await server.publish()
     signed = {"Authorization": f"Bearer {acme}"}
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         answers = [
             await http.get("/healthz"),
             await http.get("/openapi.json"),
@@ -75,7 +76,7 @@ async def test_a_preflight_is_answered_for_the_origins_that_are_named(bare: Read
     """Exactly those: neither a suffix, nor another scheme or port, nor null."""
     ask = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,idempotency-key"}
     others = ("https://evil.example", f"{PAGE}.evil.example", "http://app.example", f"{PAGE}:8443", "null", "", "*")
-    async with httpx2.AsyncClient(base_url=bare.url) as http:
+    async with httpx2.AsyncClient(base_url=bare.url, timeout=PATIENCE_SECONDS) as http:
         for origin in (PAGE, "http://localhost:5173"):
             good = await http.options(RUNS, headers={**ask, "Origin": origin})
             assert good.status_code == 204
@@ -116,7 +117,7 @@ async def test_without_credentials_other_sites_pages_may_not_act(
 ) -> None:
     """A simple POST needs no preflight, so it is the server that refuses it; nothing is written."""
     sent = {name: value.replace("{own}", bare.url) for name, value in headers.items()}
-    async with httpx2.AsyncClient(base_url=bare.url) as http:
+    async with httpx2.AsyncClient(base_url=bare.url, timeout=PATIENCE_SECONDS) as http:
         answer = await http.post(RUNS, json=BODY, headers=sent)
         assert answer.status_code == (201 if passes else 403)
         assert len((await http.get(RUNS, headers=sent)).json()["runs"]) == passes
@@ -143,7 +144,7 @@ async def test_a_mounted_app_leaves_the_host_to_the_application(settings: Callab
 
     async with serving(host, on_close=end_streams) as port:
         await app.services().leases.record_agents(["echo"])
-        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/tailrace") as http:
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}/tailrace", timeout=PATIENCE_SECONDS) as http:
             public = {"Host": "public.example"}
             own = {**public, "Origin": "https://public.example"}
             assert (await http.get(RUNS, headers=public)).status_code == 200
@@ -154,6 +155,6 @@ async def test_a_mounted_app_leaves_the_host_to_the_application(settings: Callab
 async def test_cors_is_closed_unless_it_is_opened(closed: Reading) -> None:
     """No header at all, and no preflight passes."""
     ask = {"Origin": PAGE, "Access-Control-Request-Method": "POST"}
-    async with httpx2.AsyncClient(base_url=closed.url) as http:
+    async with httpx2.AsyncClient(base_url=closed.url, timeout=PATIENCE_SECONDS) as http:
         for answer in (await http.get(RUNS, headers={"Origin": PAGE}), await http.options(RUNS, headers=ask)):
             assert not [name for name in answer.headers if name.startswith("access-control")]

@@ -22,6 +22,7 @@ from tailrace.settings import Settings
 from tailrace.store.runs import RunRequest
 from tests.cli.conftest import AGENTS, Tailrace, environment
 from tests.cli.conftest import tailrace as tailrace_command
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS
 
 __all__ = ["environment", "tailrace_command"]
@@ -61,7 +62,7 @@ async def test_a_server_that_says_all_it_can_says_no_secret(
     line = (await process.stdout.readline()).decode()
     address = re.search(r"http://\S+", line)
     assert address is not None, (tmp_path / "err").read_text()
-    async with httpx2.AsyncClient(base_url=address[0]) as http:
+    async with httpx2.AsyncClient(base_url=address[0], timeout=PATIENCE_SECONDS) as http:
         refusals = await exercise(http, key)
         signing = json.loads(file.read_text())["signing"][0]["secret"]
         file.write_text(file.read_text().replace('"version"', '"verse"'))

@@ -16,6 +16,7 @@ from tailrace.access.principal import Scope
 from tailrace.errors import NotAuthenticated, SettingsError
 from tailrace.settings import Settings
 from tailrace.telemetry import Happening, KeysFileBroken, KeysFileRead, Telemetry
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading, request
 from tests.security.conftest import Keys
 
@@ -47,7 +48,7 @@ def plain(answer: httpx2.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
 
 async def test_every_route_but_the_open_ones_asks_for_a_key(server: Reading) -> None:
     """Taken from the routes themselves, so that none can be forgotten; and 401 comes before any look at the request."""
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         document = (await http.get("/openapi.json")).json()
         asked = 0
         for path, item in document["paths"].items():
@@ -104,7 +105,9 @@ async def test_a_scope_allows_what_it_says(server: Reading, keys: Keys) -> None:
 @pytest.mark.parametrize("name", ["key", "token", "api_key", "access_token", "authorization", "x"])
 async def test_a_key_in_the_url_is_refused_also_beside_a_good_header(server: Reading, acme: str, name: str) -> None:
     """400 from every route, with or without credentials, and the answer does not repeat it."""
-    async with httpx2.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {acme}"}) as http:
+    async with httpx2.AsyncClient(
+        base_url=server.url, headers={"Authorization": f"Bearer {acme}"}, timeout=PATIENCE_SECONDS
+    ) as http:
         for path in (RUNS, f"{RUNS}/r/stream", "/healthz", "/nowhere"):
             for value in (acme, f"Bearer%20{acme}", acme.replace("_", "%5F"), acme[:40]):
                 answer = await http.get(f"{path}?{name}={value}")
@@ -231,7 +234,7 @@ async def test_open_probes_say_nothing_of_the_inside(server: Reading, settings: 
     """Who may ask without a key is told that the database is away, not where it is."""
     address = server.database.address
     await server.database.close()
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         answer = await http.get("/readyz")
         assert (answer.status_code, "DatabaseUnavailable" in answer.text) == (503, True)
         assert address not in answer.text

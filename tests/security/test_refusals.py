@@ -18,6 +18,7 @@ from tailrace.settings import Settings
 from tailrace.store.runs import Runs
 from tailrace.telemetry import REFUSAL_REASONS, RequestRefused
 from tests.outage_support import served
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading
 from tests.security.conftest import Keys
 from tests.write_support import queued, until
@@ -52,7 +53,7 @@ async def test_a_server_without_keys_counts_whom_it_turns_away(settings: Callabl
     stream = f"{RUNS}/{run_id}/stream"
     async with (
         served(settings(), role="api", TAILRACE_MAX_STREAMS="1", TAILRACE_MAX_CONNECTIONS="20") as process,
-        httpx2.AsyncClient(base_url=process.address) as http,
+        httpx2.AsyncClient(base_url=process.address, timeout=PATIENCE_SECONDS) as http,
         AsyncExitStack() as stack,
     ):
         for _ in range(3):

@@ -16,6 +16,7 @@ from tailrace.access import keyfile, tokens
 from tailrace.access.keyfile import KeyFile
 from tailrace.access.tokens import StreamClaims
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading, reading, request
 from tests.security.conftest import Keys
 
@@ -59,7 +60,7 @@ async def test_a_token_opens_its_run_s_stream_and_nothing_else(
         await answer.upto(1)
     for path in ("/other/stream", "/nobody/stream", "/r", "/r/events", ""):
         assert await status(server, f"{path}?token={token}") == 401
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         for path in ("/r/cancel", "/r/stream-token"):
             assert (await http.post(f"{RUNS}{path}?token={token}")).status_code == 401
         assert (await http.get(f"{RUNS}/r", headers={"Authorization": f"Bearer {token}"})).status_code == 401
@@ -95,7 +96,7 @@ def forged(token: str) -> list[str]:
 async def test_a_token_that_we_did_not_make_opens_nothing(server: Reading, token: str) -> None:
     """Every forgery is answered alike, and as an unknown run's."""
     answers = set()
-    async with httpx2.AsyncClient(base_url=server.url) as http:
+    async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         for made in forged(token):
             for run_id in ("r", "nobody"):
                 answer = await http.get(f"{RUNS}/{run_id}/stream", params={"token": made})
@@ -142,7 +143,7 @@ async def test_a_new_signing_key_leaves_the_tokens_of_the_old_one_until_they_are
 
 async def test_without_credentials_a_page_that_uses_tokens_works_the_same(settings: Callable[..., Settings]) -> None:
     """The endpoint answers, for runs that are there, and the stream takes any token."""
-    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         await server.run()
         await server.publish()
         made = (await http.post(f"{RUNS}/r/stream-token")).json()

@@ -13,6 +13,7 @@ from tailrace.settings import Settings
 from tailrace.store.database import Connection, Database
 from tailrace.store.runs import Runs
 from tailrace.store.trouble import passing
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import reading
 from tests.write_support import fetch
 
@@ -128,6 +129,6 @@ async def test_a_mistake_in_a_statement_is_answered_500_and_logged_with_its_trac
         return await self._database.rows("run_show", run_id)
 
     monkeypatch.setattr(Runs, "get", get)
-    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         answer = await http.get("/api/agents/runs/r")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")

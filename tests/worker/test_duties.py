@@ -19,7 +19,8 @@ from tailrace.telemetry import DutyFailed, Telemetry
 from tailrace.worker import threads
 from tailrace.worker.duties import Duty, perform
 from tailrace.worker.threads import Threads
-from tests.write_support import PATIENCE_SECONDS, Told
+from tests.patience import PATIENCE_SECONDS
+from tests.write_support import Told
 
 
 @asynccontextmanager

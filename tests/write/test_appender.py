@@ -24,9 +24,9 @@ from tailrace.worker.duties import Duty, perform
 from tailrace.write import line as module
 from tailrace.write.appender import Appender
 from tailrace.write.line import RunLog
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import (
     NOW_MS,
-    PATIENCE_SECONDS,
     Told,
     claim,
     execute,

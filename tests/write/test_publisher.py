@@ -22,9 +22,9 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import (
     NOW_MS,
-    PATIENCE_SECONDS,
     RecordingBus,
     Told,
     add,

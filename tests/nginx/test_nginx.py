@@ -18,7 +18,9 @@ import pytest
 import tailrace
 from tailrace.settings import Settings
 from tests.hostile.served import API, Server, served
-from tests.read_support import PATIENCE_SECONDS, RUNS, HandWrittenRun, RawAnswer, free_port, publish_all, request, until
+from tests.patience import PATIENCE_SECONDS
+from tests.read_support import RUNS, HandWrittenRun, RawAnswer, publish_all, request, until
+from tests.servers import free_port
 
 SHIPPED = Path(__file__).parent.parent.parent / "deploy" / "nginx"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -179,7 +181,7 @@ async def test_a_client_that_goes_away_ends_its_stream_in_the_server(proxied: Pr
 
 async def test_what_a_client_may_choose_is_bounded_by_the_proxy(proxied: Proxied) -> None:
     """Request line, headers, body, and a head that does not come; ours to bound too, but the proxy stands in front."""
-    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{proxied.port}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{proxied.port}", timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"{RUNS}?agent={'x' * 9000}")).status_code == 414
         assert (await http.get(RUNS, headers={"X": "x" * 20_000})).status_code == 400
         assert (await http.post(RUNS, content=b" " * ((1 << 20) + 1))).status_code == 413
