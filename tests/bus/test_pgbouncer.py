@@ -21,6 +21,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import migrations, schema_status, upgrade
 from tailrace.telemetry import DutyFailed, WakeupsDead
 from tailrace.worker.run import Run
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import stream_in_process
 from tests.servers import Server, free_port, pgbouncer, unprivileged
 from tests.write_support import AGENT, running
@@ -108,12 +109,12 @@ async def test_a_whole_run_works_and_its_stream_ends_in_another_process(
             await go_on.wait()
         return "done"
 
-    there = settings(database_url=pooler, tx_timeout_ms=2000)
+    there = settings(database_url=pooler)
     async with running(there, agent, ["worker", "outbox"]) as writing, running(there, {}, ["api"]) as reading:
         run, _ = await writing.services.orchestrator.start(AGENT, None)
         events = []
         await reading.told.until(WakeupsDead)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             async for event in stream_in_process(reading.services, run.id):
                 events.append(event)
                 if len(events) == 22:
@@ -134,11 +135,15 @@ async def test_a_statement_and_a_transaction_stay_bounded(behind: Database) -> N
     with pytest.raises(DatabaseUnavailable):
         async with behind.connection() as connection:
             await connection.execute("select pg_sleep(30)")
-    async with behind.transaction() as connection:
+    # With a bound that this transaction cannot reach itself.
+    patient = Database(behind.url, schema=behind.schema, tx_timeout_ms=60_000)
+    await patient.open()
+    async with patient.transaction() as connection:
         for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            assert await connection.fetchval(f"show {name}") == "1s"
-    async with behind.connection() as connection:
+            assert await connection.fetchval(f"show {name}") == "1min"
+    async with patient.connection() as connection:
         assert await connection.fetchval("show idle_in_transaction_session_timeout") == "0"
+    await patient.close()
 
 
 async def test_upgrades_at_the_same_moment_apply_each_migration_once(pooler: str, database: Database) -> None:

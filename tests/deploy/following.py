@@ -8,7 +8,9 @@ from typing import Any
 
 import httpx2
 
-FOLLOW_SECONDS = 30.0
+from tests.patience import PATIENCE_SECONDS
+
+FOLLOW_SECONDS = 2 * PATIENCE_SECONDS
 TERMINAL = {"RunFinished", "RunFailed", "RunCancelled"}
 
 

@@ -50,7 +50,7 @@ async def test_the_example_application_serves_its_own_routes_and_ours(
             lines = stream.aiter_lines()
             assert (await anext(lines)).startswith("retry: ")
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 rest = [line async for line in lines]
                 await process.wait()
     assert any(line.startswith("retry: ") for line in rest)

@@ -16,6 +16,8 @@ from tests.patience import PATIENCE_SECONDS
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LIMITS = Limits(connections_max=50, request_seconds=0.3, write_seconds=0.5)
+# For what does not wait for a bound: a machine that stands still for a moment must not reach it.
+PATIENT = Limits(connections_max=50, request_seconds=PATIENCE_SECONDS, write_seconds=PATIENCE_SECONDS)
 API: tuple[Role, ...] = ("api",)
 
 
@@ -53,7 +55,7 @@ class Server:
 
 
 @asynccontextmanager
-async def served(app: tailrace.App) -> AsyncIterator[Server]:
+async def served(app: tailrace.App, limits: Limits = PATIENT) -> AsyncIterator[Server]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        async with serving(app.asgi(roles=API), listening, LIMITS) as uvicorn:
+        async with serving(app.asgi(roles=API), listening, limits) as uvicorn:
             yield Server(app, listening.getsockname()[1], uvicorn.server_state.connections)

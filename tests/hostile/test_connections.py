@@ -6,16 +6,16 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 import tailrace
 from tailrace.http import connection
-from tailrace.http.connection import HEAD_MAX_BYTES, PIPELINE_MAX, URL_MAX_BYTES
+from tailrace.http.connection import HEAD_MAX_BYTES, PIPELINE_MAX, URL_MAX_BYTES, Limits
 from tailrace.settings import Settings
-from tests.hostile.served import API, HEALTH, LIMITS, Server, served
+from tests.hostile.served import API, HEALTH, LIMITS, PATIENT, Server, served
 from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, HandWrittenRun, custom, publish_all
 
@@ -30,9 +30,28 @@ async def server() -> AsyncIterator[Server]:
 
 
 @pytest.fixture
+async def hasty() -> AsyncIterator[Server]:
+    """The same with bounds that a test can wait for."""
+    async with served(tailrace.App(), LIMITS) as made:
+        yield made
+
+
+@pytest.fixture
 async def api(settings: Callable[..., Settings]) -> AsyncIterator[Server]:
-    app = tailrace.App(settings(request_seconds=LIMITS.request_seconds, write_seconds=LIMITS.write_seconds))
-    async with app.running(API), served(app) as made:
+    async with _serving(settings, PATIENT) as made:
+        yield made
+
+
+@pytest.fixture
+async def hasty_api(settings: Callable[..., Settings]) -> AsyncIterator[Server]:
+    async with _serving(settings, LIMITS) as made:
+        yield made
+
+
+@asynccontextmanager
+async def _serving(settings: Callable[..., Settings], limits: Limits) -> AsyncIterator[Server]:
+    app = tailrace.App(settings(request_seconds=limits.request_seconds, write_seconds=limits.write_seconds))
+    async with app.running(API), served(app, limits) as made:
         await app.services().leases.record_agents(["echo"])
         yield made
         assert app.services().streams_open == 0
@@ -58,20 +77,20 @@ def is_problem(answer: bytes, status: int) -> dict[str, Any]:
     [b"GET", b"GET /healthz HTTP/1.1\r\n", HEALTH[:-2], HEALTH[:-2] + b"X: " + b"x" * 5000, b"\r\n"],
     ids=["method", "line", "headers", "header", "blank-line"],
 )
-async def test_a_head_that_does_not_come_to_its_end_is_answered_408(server: Server, head: bytes) -> None:
+async def test_a_head_that_does_not_come_to_its_end_is_answered_408(hasty: Server, head: bytes) -> None:
     """And its connection closed, whether the first request or a later one."""
-    is_problem(await server.says(head), 408)
-    async with server.connect() as (reader, writer), asyncio.timeout(PATIENCE_SECONDS):
+    is_problem(await hasty.says(head), 408)
+    async with hasty.connect() as (reader, writer), asyncio.timeout(PATIENCE_SECONDS):
         writer.write(HEALTH)
         await reader.readuntil(b"}")
         writer.write(head)
         is_problem(await reader.read(), 408)
-    assert await server.is_healthy()
+    assert await hasty.is_healthy()
 
 
-async def test_a_head_that_drips_is_bounded_as_a_whole(server: Server) -> None:
+async def test_a_head_that_drips_is_bounded_as_a_whole(hasty: Server) -> None:
     """A byte now and then starts no clock anew."""
-    async with server.connect() as (reader, writer), asyncio.timeout(PATIENCE_SECONDS):
+    async with hasty.connect() as (reader, writer), asyncio.timeout(PATIENCE_SECONDS):
         answer = asyncio.create_task(reader.read())
         for byte in HEALTH[:-1] * 1000:
             if answer.done():
@@ -81,9 +100,9 @@ async def test_a_head_that_drips_is_bounded_as_a_whole(server: Server) -> None:
         is_problem(await answer, 408)
 
 
-async def test_a_connection_that_says_nothing_is_closed(server: Server) -> None:
+async def test_a_connection_that_says_nothing_is_closed(hasty: Server) -> None:
     """Without a word, as there was none to answer."""
-    assert await server.says() == b""
+    assert await hasty.says() == b""
 
 
 async def test_a_request_line_that_is_too_long_is_answered_414(server: Server) -> None:
@@ -154,10 +173,10 @@ async def test_requests_sent_ahead_are_answered_in_turn_up_to_a_bound(server: Se
     [b"Content-Length: 50\r\n\r\n", b'Content-Length: 50\r\n\r\n{"agent"', b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"],
     ids=["none", "half", "chunk"],
 )
-async def test_a_body_that_does_not_come_is_answered_408(api: Server, body: bytes) -> None:
+async def test_a_body_that_does_not_come_is_answered_408(hasty_api: Server, body: bytes) -> None:
     """Within the same bound as a head."""
-    is_problem(await api.says(START + body), 408)
-    assert await api.is_healthy()
+    is_problem(await hasty_api.says(START + body), 408)
+    assert await hasty_api.is_healthy()
 
 
 async def test_a_body_that_nobody_waits_for_does_not_keep_its_connection(
@@ -220,19 +239,19 @@ async def test_streams_count_as_connections(api: Server) -> None:
     assert await api.is_healthy()
 
 
-async def test_a_reader_that_takes_nothing_loses_its_connection_and_what_it_held(api: Server) -> None:
+async def test_a_reader_that_takes_nothing_loses_its_connection_and_what_it_held(hasty_api: Server) -> None:
     """Of a stream and of a plain answer: the connection is aborted, not closed behind what is still unsent."""
-    services = api.app.services()
+    services = hasty_api.app.services()
     run = await HandWrittenRun.start(services.database, "r")
     await run.append(*(custom({"text": "x" * 60_000}) for _ in range(100)))
     await publish_all(services.database, services.bus)
     for path in ("stream", "events?limit=1000"):
-        with await _connect_small(api.port) as stalled:
+        with await _connect_small(hasty_api.port) as stalled:
             request = f"GET {RUNS}/r/{path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
             await asyncio.get_running_loop().sock_sendall(stalled, request)
-            await _until_there_are(api, 1)
-            (transport,) = [each.transport for each in api.connections]
-            await _until_there_are(api, 0)
+            await _until_there_are(hasty_api, 1)
+            (transport,) = [each.transport for each in hasty_api.connections]
+            await _until_there_are(hasty_api, 0)
             assert transport.get_write_buffer_size() == 0
             assert services.streams_open == 0
 

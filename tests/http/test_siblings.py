@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tailrace.exporters.prometheus import PrometheusExporter
+from tailrace.http import siblings
 from tailrace.http.siblings import OF_ALL, Siblings, merged
 from tailrace.telemetry import FirstNode, RunCreated
 
@@ -57,8 +59,9 @@ def test_what_the_database_knows_is_told_once_by_the_process_that_answers() -> N
     assert [name for name, _ in found if name in OF_ALL] == sorted(OF_ALL, key=[n for n, _ in found].index)
 
 
-async def test_a_process_asks_those_that_answer(tmp_path: Path) -> None:
+async def test_a_process_asks_those_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is dead, or answers nothing, is left out, and one that was killed gets its place back."""
+    monkeypatch.setattr(siblings, "ANSWER_SECONDS", 3.0)  # which one of them uses up, twice
     first, second = Siblings(tmp_path, "0"), Siblings(tmp_path, "1")
     (tmp_path / "2").touch()  # what a killed process leaves
     silent = socket.socket(socket.AF_UNIX)

@@ -349,7 +349,7 @@ async def _is_let_go(server: Reading, stalls_at: str) -> None:
             await until(lambda: watched.channel.head == 2, "the event was handed to the stream")
             server.services.hub.close()
         await until(lambda: server.services.streams_open == 0, "the stalled stream was let go")
-        assert server.services.hub.watched_runs == 0
+        await until(lambda: server.services.hub.watched_runs == 0, "and its channel")
 
 
 # -- trouble that passes -----------------------------------------------------------------------------------------
@@ -497,7 +497,7 @@ async def test_clients_that_vanish_while_attaching_leave_nothing(server: Reading
         await answer.upto(1)
         await until(lambda: server.services.streams_open == 1, "only the one that stayed is open")
     await until(lambda: server.services.streams_open == 0, "none is open")
-    assert server.services.hub.watched_runs == 0
+    await until(lambda: server.services.hub.watched_runs == 0, "the channel is gone")
 
 
 async def test_a_run_that_is_removed_ends_its_streams(settings: Callable[..., Settings]) -> None:

@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,19 +27,16 @@ MakeClient = Callable[[Folder], ClientProcess]
 
 
 async def test_the_first_start_makes_a_server_that_the_next_ones_use(empty_folder: Folder) -> None:
-    """Joining is quick, the server stays warm between commands, and ends when nobody wants it."""
+    """One server for all who have a share of it; it ends when nobody wants it, and begins again with what it has."""
     with start(empty_folder.path) as first:
         await commit_row(first.url)
         postmaster = empty_folder.postmaster()
         with start(empty_folder.path) as second:
             assert second.url == first.url
-    with start(empty_folder.path) as server:
-        assert empty_folder.postmaster() == postmaster
-        await assert_row_kept(server.url)
+            assert empty_folder.postmaster() == postmaster
+            await assert_row_kept(second.url)
     empty_folder.await_stopped()
-    begin = time.monotonic()
     with start(empty_folder.path) as server:
-        assert time.monotonic() - begin < 2, "a warm start is quick (0.1 s on an idle machine)"
         await assert_row_kept(server.url)
 
 
@@ -153,7 +149,7 @@ def test_locks_do_not_leak(folder: Folder) -> None:
     with start(folder.path):
         open_files = {str(link.readlink()) for link in Path(f"/proc/{folder.postmaster()}/fd").iterdir()}
         assert {Path(name).name for name in open_files if name.endswith(".lock")} == {"server.lock"}
-        child = subprocess.Popen(["sleep", "60"], close_fds=False)
+        child = subprocess.Popen(["sleep", "300"], close_fds=False)
     folder.await_stopped()
     child.kill()
     child.wait()
