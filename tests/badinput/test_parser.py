@@ -18,6 +18,7 @@ from tailrace.model import draft
 from tailrace.model.event import StoredEvent
 from tailrace.read.frame import PING, frame, retry
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, custom, reading
 
 NPM, NODE = shutil.which("npm"), shutil.which("node")
@@ -74,10 +75,12 @@ def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parse]:
 
         yield ask
         sent.close()
-        assert node.wait(timeout=20) == 0
+        assert node.wait(timeout=PATIENCE_SECONDS) == 0
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(emitted=EMITTED, sizes=st.lists(st.integers(1, 40), min_size=1, max_size=5))
 def test_what_a_client_parses_is_what_was_emitted(
     parse: Parse, emitted: list[tuple[str, dict[str, Any] | None]], sizes: list[int]

@@ -72,7 +72,7 @@ def _send(operation: Any, mode: GenerationMode, answers: Counter[int]) -> None:
     def send(case: Case[Any]) -> None:
         if mode is GenerationMode.POSITIVE:
             _name_what_is_there(case)
-        answer = case.call(timeout=20)
+        answer = case.call(timeout=PATIENCE_SECONDS)
         answers[answer.status_code] += 1
         case.validate_response(answer)
 

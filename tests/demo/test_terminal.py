@@ -20,6 +20,7 @@ from tailrace.errors import UsageError
 from tailrace.model.event import Event
 from tailrace.settings import Settings
 from tailrace.store.runs import Runs
+from tests.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ async def test_the_demo_cuts_its_stream_and_loses_nothing(
     assert report.is_relative_to(data_dir / "reports")
     assert read(report).startswith(b"# Digest of ")
     assert out.count("Progress") <= 20
-    assert re.search(r"^ +\d+ +\d\.\d{3} s  NodeStarted   Discover$", out, re.MULTILINE)
+    assert re.search(r"^ +\d+ +\d+\.\d{3} s  NodeStarted   Discover$", out, re.MULTILINE)
 
 
 async def test_json_is_one_document_and_two_digests_of_a_folder_are_the_same(
@@ -117,8 +118,9 @@ async def test_an_interrupted_demo_leaves_no_run_behind(
     """Ctrl-C cancels the task, and with it the run: no later worker takes it over."""
     seen = asyncio.Event()
     monkeypatch.setattr("tailrace.demo.screen.Screen.event", lambda *_: seen.set())
+    monkeypatch.setattr(watching, "CANCEL_MAX_SECONDS", PATIENCE_SECONDS)
     task = asyncio.create_task(run_demo(folder, json_output=False, settings=settings()))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await seen.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -23,9 +23,9 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tailrace.testing.servers import with_database
 from tests.docs.page import Page
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 
-PATIENCE_SECONDS = 60.0
 # The ports that the documents name.
 PORTS = ("8400", "8000")
 KEPT = "exported.sh"
@@ -79,7 +79,7 @@ class Desk:
     async def shell(self, script: str, *, codes: tuple[int, ...] = (0,)) -> str:
         """Run a block by bash and return what it printed; it must end with one of the codes."""
         process = await self._bash(script, asyncio.subprocess.PIPE, asyncio.subprocess.STDOUT)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(2 * PATIENCE_SECONDS):
             out = (await process.communicate())[0].decode()
         assert process.returncode in codes, f"{script}\nended with {process.returncode} and said\n{out}"
         assert "Traceback" not in out, out
@@ -94,7 +94,7 @@ class Desk:
             process = await self._bash(f"exec {command}", asyncio.subprocess.PIPE, log, more)
         server = Server(process)
         self._servers.append(server)
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(2 * PATIENCE_SECONDS):
             if command.startswith("tailrace"):
                 assert process.stdout is not None
                 line = (await process.stdout.readline()).decode()

@@ -15,6 +15,8 @@ from tests.patience import PATIENCE_SECONDS
 
 PAGE = Page("docs/from-in-memory.md")
 PAGES = 5
+# Of a run that shall go on for longer than the test needs to get to it.
+MANY = 500
 RUNS = "/tailrace/api/agents/runs"
 
 
@@ -37,7 +39,7 @@ async def events(server: Server, path: str, *, last_id: int | None = None) -> As
     headers = {"Last-Event-ID": str(last_id)} if last_id is not None else {}
     frame: dict[str, Any] = {}
     async with (
-        httpx2.AsyncClient(base_url=server.address, timeout=30) as http,
+        httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http,
         http.stream("GET", path, headers=headers) as answer,
     ):
         assert answer.status_code == 200
@@ -49,10 +51,10 @@ async def events(server: Server, path: str, *, last_id: int | None = None) -> As
                 frame = {}
 
 
-async def start(server: Server) -> str:
+async def start(server: Server, pages: int = PAGES) -> str:
     """Start the agent as the page does and return the run's id."""
     async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
-        answer = await http.post(RUNS, json={"agent": "digest", "input": {"pages": PAGES}})
+        answer = await http.post(RUNS, json={"agent": "digest", "input": {"pages": pages}})
     assert answer.status_code == 201
     run_id: str = answer.json()["runId"]
     return run_id
@@ -95,17 +97,23 @@ async def test_a_cut_costs_the_run_nothing(after: Server) -> None:
         assert (await http.get(f"{RUNS}/{run_id}/stream", headers=ended)).status_code == 204
 
 
-async def test_a_run_outlives_its_process_and_is_streamed_by_another(desk: Desk, after: Server) -> None:
+async def test_a_run_outlives_its_process_and_is_streamed_by_another(desk: Desk) -> None:
     """Killed in the middle: another process executes the rest and serves the rest, without a gap."""
-    run_id = await start(after)
+    # Read at the pace of the page, five of them could all be read before this process is killed.
+    slow = PAGE.file("after.py").replace("sleep(0.2)", "sleep(0.2 if page < 3 else 60)")
+    assert slow != PAGE.file("after.py")
+    desk.save("slow.py", slow)
+    first = await desk.serve("uvicorn slow:api --port 8000")
+    run_id = await start(first)
     seen = []
-    async for event in events(after, f"{RUNS}/{run_id}/stream"):
+    async for event in events(first, f"{RUNS}/{run_id}/stream"):
         seen.append(event)
         if event.get("data") == {"done": 2, "of": PAGES}:
             break
-    await after.stop(9)
+    await first.stop(9)
     # The dead worker's lease would last half a minute; its end is what the test need not wait for.
     await desk.execute("update tailrace.runs set lease_until = now() - interval '1 second' where id = $1", run_id)
+    desk.save("after.py", PAGE.file("after.py"))
     other = await desk.serve("uvicorn after:api --port 8400")
     seen += [event async for event in events(other, f"{RUNS}/{run_id}/stream", last_id=seen[-1]["id"])]
     assert [event["seq"] for event in seen] == list(range(1, len(seen) + 1))
@@ -116,7 +124,7 @@ async def test_a_run_outlives_its_process_and_is_streamed_by_another(desk: Desk,
 
 async def test_a_closed_stream_ends_no_run_and_cancelling_does(after: Server) -> None:
     """A closed stream is no wish to stop; the call is, and the stream ends with RunCancelled."""
-    run_id = await start(after)
+    run_id = await start(after, MANY)
     async for _ in events(after, f"{RUNS}/{run_id}/stream"):
         break
     async with httpx2.AsyncClient(base_url=after.address, timeout=PATIENCE_SECONDS) as http:

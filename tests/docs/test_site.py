@@ -19,9 +19,11 @@ from playwright.async_api import async_playwright
 from scripts.site import links, mermaid
 from scripts.site.dialect import to_python_markdown
 from scripts.site.hooks import present
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+PATIENCE_MS = PATIENCE_SECONDS * 1000
 DRAWN = "() => document.querySelectorAll('pre.mermaid').length === 0 && document.querySelector('div.mermaid') !== null"
 
 
@@ -139,8 +141,9 @@ async def test_a_browser_draws_every_diagram_and_asks_nobody(site: Path, pages: 
     asked: list[str] = []
     wrong: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=PATIENCE_MS)
         page = await browser.new_page()
+        page.set_default_timeout(PATIENCE_MS)
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: wrong.append(str(error)))
         for path in diagrams:

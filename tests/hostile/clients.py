@@ -158,7 +158,7 @@ def allow_files(count: int) -> None:
 async def until_true(condition: Callable[[], Awaitable[Any]], what: str) -> None:
     """Ask again and again until the answer is true."""
     try:
-        async with asyncio.timeout(3 * PATIENCE_SECONDS):
+        async with asyncio.timeout(2 * PATIENCE_SECONDS):
             while not await condition():  # noqa: ASYNC110 - it is asked of another process
                 await asyncio.sleep(0.1)
     except TimeoutError:

@@ -22,7 +22,7 @@ from tests.read_support import HandWrittenRun, ServerProcess, publish_all
 
 # What counts is how many bytes a reader takes within the write bound, so the rate may rise as the bound falls. One
 # (``SLOW_SCALE=1``) is the reader at 1 KB/s under the default bound of 60 s, for more than two minutes.
-SCALE = float(os.environ.get("SLOW_SCALE", "10"))
+SCALE = float(os.environ.get("SLOW_SCALE", "8"))
 WRITE_SECONDS = 60 / SCALE
 # Longer than twice the bound: no write of such a reader is ever overdue, neither the first that waits nor a later one.
 SLOW_SECONDS = 130 / SCALE

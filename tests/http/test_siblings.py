@@ -61,7 +61,7 @@ def test_what_the_database_knows_is_told_once_by_the_process_that_answers() -> N
 
 async def test_a_process_asks_those_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is dead, or answers nothing, is left out, and one that was killed gets its place back."""
-    monkeypatch.setattr(siblings, "ANSWER_SECONDS", 3.0)  # which one of them uses up, twice
+    monkeypatch.setattr(siblings, "ANSWER_SECONDS", 2.0)  # which one of them uses up, twice
     first, second = Siblings(tmp_path, "0"), Siblings(tmp_path, "1")
     (tmp_path / "2").touch()  # what a killed process leaves
     silent = socket.socket(socket.AF_UNIX)

@@ -45,7 +45,7 @@ class Watched:
 
     async def watch(self, url: str) -> None:
         async with tailrace.Client(url) as client:
-            await await_stream_completion(self._kept(client))
+            await await_stream_completion(self._kept(client), timeout=4 * PATIENCE_SECONDS)
 
     async def _kept(self, client: tailrace.Client) -> AsyncIterator[Event]:
         async for event in client.stream(self.run_id):
@@ -67,7 +67,7 @@ async def command(settings: Settings, sources: Path, *words: str) -> Said:
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(2 * PATIENCE_SECONDS):
             out, _ = await process.communicate()
     finally:
         if process.returncode is None:
@@ -159,7 +159,7 @@ async def _refused(said: Said, why: str, seen: list[str], what: str) -> None:
 @asynccontextmanager
 async def fresh_schema(url: str, name: str) -> AsyncIterator[Database]:
     """A schema that does not exist yet, dropped at the end."""
-    database = Database(url, schema=name, tx_timeout_ms=5000)
+    database = Database(url, schema=name, tx_timeout_ms=30_000)
     await database.open()
     try:
         yield database

@@ -30,7 +30,7 @@ def told() -> Told:
 @pytest.fixture
 async def orchestrator(database: Database, line: Line, told: Told) -> AsyncIterator[Orchestrator]:
     """It reaches Postgres over the line; its connection has created a run before."""
-    over_the_line = Database(line.url, schema=database.schema, tx_timeout_ms=1000)
+    over_the_line = Database(line.url, schema=database.schema, tx_timeout_ms=3000)
     await over_the_line.open()
     telemetry = Telemetry([told])
     made = Orchestrator(Runs(over_the_line), Doorbell(over_the_line, telemetry), telemetry, on_committed=lambda _: None)

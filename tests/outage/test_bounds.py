@@ -10,6 +10,7 @@ import pytest
 
 from tailrace.errors import DatabaseUnavailable
 from tailrace.settings import Settings, load_settings
+from tailrace.store import database as database_module
 from tailrace.store import migrate
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
@@ -18,6 +19,7 @@ from tailrace.store.outbox import Outbox
 from tailrace.telemetry import Telemetry
 from tests.outage.cluster import Cluster
 from tests.outage_support import Line
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import execute, running, until, value
 
 MakeSettings = Callable[..., Settings]
@@ -25,8 +27,9 @@ BOUNDS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_time
 
 
 @pytest.fixture
-async def impatient(database: Database) -> AsyncIterator[Database]:
-    """A pool on the test's schema that waits for a quarter of a second."""
+async def impatient(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """A pool on the test's schema whose statements may take a quarter of a second, and their answers what they need."""
+    monkeypatch.setattr(database_module, "ANSWER_GRACE_SECONDS", PATIENCE_SECONDS)
     opened = Database(database.url, schema=database.schema, tx_timeout_ms=250)
     await opened.open()
     yield opened
@@ -39,7 +42,7 @@ async def bounds_of(connection: object) -> set[str]:
 
 async def test_the_setting_bounds_every_session(settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of the pool and those that listen, of an App that has all roles."""
-    monkeypatch.setenv("TAILRACE_TX_TIMEOUT_MS", "1234")
+    monkeypatch.setenv("TAILRACE_TX_TIMEOUT_MS", "12345")
     given = load_settings(**settings().model_dump(include={"database_url", "db_schema", "log_level"}))
 
     async def agent(run: object) -> None: ...
@@ -48,9 +51,9 @@ async def test_the_setting_bounds_every_session(settings: MakeSettings, monkeypa
         await app.ended(await app.start())
         database = app.services.database
         async with database.connection() as pooled:
-            assert await bounds_of(pooled) == {"1234ms"}
+            assert await bounds_of(pooled) == {"12345ms"}
         listening = await database.connect()
-        assert await bounds_of(listening) == {"1234ms"}
+        assert await bounds_of(listening) == {"12345ms"}
         await listening.close()
 
 
@@ -86,9 +89,12 @@ async def test_a_statement_that_takes_too_long_is_ended(impatient: Database) -> 
 
 
 async def test_a_publisher_that_freezes_in_its_transaction_frees_the_run(
-    database: Database, impatient: Database
+    database: Database,
 ) -> None:
     """Its session is ended by the server and its row lock with it; another publisher gets the row."""
+    # Long enough to be seen holding it.
+    impatient = Database(database.url, schema=database.schema, tx_timeout_ms=2500)
+    await impatient.open()
     await execute(
         database,
         "with run as (insert into tailrace.runs (id, agent, last_seq) values ('r', 'a', 1) returning id)"
@@ -111,6 +117,7 @@ async def test_a_publisher_that_freezes_in_its_transaction_frees_the_run(
 
     with pytest.raises(DatabaseUnavailable):
         await publish_frozen()
+    await impatient.close()
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for(database: Database) -> None:

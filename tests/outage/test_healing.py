@@ -26,6 +26,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster
 from tests.outage.troubles import DATABASE, LEASE_SECONDS, PASSWORD, ROLE, SCHEMA, TROUBLES
+from tests.patience import PATIENCE_SECONDS
 from tests.write_support import until, value, verified_log
 
 AGENTS = Path(__file__).parent / "agents.py"
@@ -55,7 +56,7 @@ def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "TAILRACE_DATABASE_URL": url,
         "TAILRACE_DB_SCHEMA": SCHEMA,
         "TAILRACE_LEASE_SECONDS": str(LEASE_SECONDS),
-        "TAILRACE_TX_TIMEOUT_MS": "500",
+        "TAILRACE_TX_TIMEOUT_MS": "1500",
         "TAILRACE_HEARTBEAT_SECONDS": "1",
         "TAILRACE_LOG_LEVEL": "error",
     }
@@ -66,7 +67,7 @@ def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert process.stdout is not None
         yield process.stdout.readline().split()[-1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert said.read_text() == ""
     finally:
         process.kill()
@@ -130,10 +131,10 @@ async def test_everything_goes_on_by_itself_after(
     """Runs, starts and streams, each event once."""
     make, expected = TROUBLES[name]
     enough, key = tmp_path / "enough", next(_KEYS)
-    async with tailrace.Client(server) as client, httpx2.AsyncClient(base_url=server, timeout=30) as http:
+    async with tailrace.Client(server) as client, httpx2.AsyncClient(base_url=server, timeout=PATIENCE_SECONDS) as http:
         run = await client.start("ticker", str(enough))
         follower = Follower(client, run.run_id)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(3 * PATIENCE_SECONDS):
             await follower.more(3)
             async with make(cluster):
                 assert_honest(await start(http, key), expected)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
+
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -24,12 +26,12 @@ def home() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     # The embedded server outlives its last client by a moment, and its files with it.
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while folder.exists():
         shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)  # what a registry may need is not known here
 def test_the_wheel_in_an_empty_environment_runs_the_demo(wheel: Path, tmp_path: Path, home: Path) -> None:
     """`pip install 'tailrace[local]'` and `tailrace demo` are all that a newcomer needs; nothing is lost or doubled."""
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -44,11 +44,11 @@ from tailrace.store.events import Events
 from tailrace.store.outbox import Outbox
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, LossyBus
 
 T = TypeVar("T")
 CLIENTS = 6
-HEALING_SECONDS = 5.0
 _client = st.integers(0, CLIENTS - 1)
 # Which message, and whether with its events or as a doorbell.
 _picks = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=6)
@@ -188,7 +188,7 @@ class ReadPath(RuleBasedStateMachine):
         self._do(self._begin())
 
     async def _begin(self) -> None:
-        self.database = Database(self.url, schema="tailrace", tx_timeout_ms=5000)
+        self.database = Database(self.url, schema="tailrace", tx_timeout_ms=30_000)
         await self.database.open()
         self.events = Events(self.database)
         self.bus = LossyBus()
@@ -358,7 +358,7 @@ class ReadPath(RuleBasedStateMachine):
         await self.hub.check_tails_once()
         filling = asyncio.create_task(self._fill_when_asked())
         connections = [client.connection for client in self.clients if client.connection is not None]
-        _, waiting = await asyncio.wait(connections, timeout=HEALING_SECONDS)
+        _, waiting = await asyncio.wait(connections, timeout=PATIENCE_SECONDS)
         filling.cancel()
         held = [(client.position, client.connection in waiting) for client in self.clients]
         assert not waiting, f"the run ends at {self.run.last_seq}; (position, waiting) are {held}"

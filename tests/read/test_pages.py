@@ -58,7 +58,7 @@ from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::
 def test_frames_built_by_postgres_are_those_of_the_encoder_byte_for_byte(tailrace_database: str) -> None:
     """Names, functions and data of every kind: control characters, separators, quotes, anything beyond the BMP."""
     with asyncio.Runner() as runner:
-        database = Database(tailrace_database, schema="tailrace", tx_timeout_ms=5000)
+        database = Database(tailrace_database, schema="tailrace", tx_timeout_ms=30_000)
         runner.run(database.open())
 
         @settings(

@@ -109,7 +109,7 @@ async def exercise(http: httpx2.AsyncClient, key: str) -> list[str]:
 
 async def until_logged(http: httpx2.AsyncClient, log: Path, event: str) -> str:
     """Ask until the log has a line, and return the last answer."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             answer = await http.get(RUNS, headers={"Authorization": f"Bearer {TOKEN}"})
             if event in log.read_text():  # noqa: ASYNC240 - a small file of the test's own

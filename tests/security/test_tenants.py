@@ -12,6 +12,7 @@ import tailrace
 from tailrace.errors import ApiError
 from tailrace.runtime import ROLES
 from tailrace.settings import Settings
+from tests.patience import PATIENCE_SECONDS
 from tests.read_support import RUNS, Reading, serving
 from tests.security.conftest import Keys
 
@@ -128,7 +129,7 @@ async def test_every_look_at_another_tenant_s_runs_under_full_load_finds_what_do
                 listed = (await http.get(RUNS, params={"limit": "500"})).json()["runs"]
                 assert not [run["runId"] for run in listed if run["runId"].startswith(other)]
 
-    async with asyncio.timeout(100), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(4 * PATIENCE_SECONDS), asyncio.TaskGroup() as group:
         for tenant, key, others_key in (("acme", acme, globex), ("globex", globex, acme)):
             working = group.create_task(load(tenant, key))
             group.create_task(intrude(others_key, tenant, working))

@@ -17,7 +17,9 @@ NAMES = st.text(st.one_of(st.sampled_from("\x1d\x1e\x1fsru"), st.characters(excl
 )
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(names=st.lists(st.tuples(NAMES, NAMES), min_size=1, max_size=20))
 async def test_names_come_back_as_they_were(
     runs: Runs, leases: Leases, events: Events, names: list[tuple[str, str]]

@@ -116,7 +116,7 @@ async def test_a_started_run_is_an_orphan_when_its_agent_was_silent_for_two_leas
     await seen(database, "agent", 3 * LEASE)
     assert await orphans(leases) == set()
     await expire(database, lease.run_id)
-    await seen(database, "agent", 1.9 * LEASE)
+    await seen(database, "agent", 1.5 * LEASE)
     assert await orphans(leases) == set()
     await seen(database, "agent", 2.1 * LEASE)
     assert await orphans(leases, queued_seconds=None) == {lease.run_id}
@@ -131,7 +131,7 @@ async def test_a_queued_run_is_an_orphan_when_it_has_waited_and_its_agent_was_si
     await seen(database, "agent", STALL + 1)
     assert await orphans(leases) == set()
     await waited(database, run_id, STALL + 1)
-    await seen(database, "agent", STALL - 5)
+    await seen(database, "agent", STALL / 2)
     assert await orphans(leases) == set()
     await seen(database, "agent", STALL + 1)
     assert await orphans(leases, queued_seconds=None) == set()

@@ -29,6 +29,9 @@ AGENTS = Path(__file__).parent / "agents.py"
 FEWER_AGENTS = Path(__file__).parent / "fewer_agents.py"
 FRONT: tuple[Role, ...] = ("api", "outbox")
 NODE = ["NodeStarted", "NodeFinished"]
+# Longer than a machine stands still.  Who dies or is frozen has its lease ended by the test; one that wakes finds out
+# with its next renewal, a third of a lease later.
+LEASE_SECONDS = 6.0
 
 
 def marks(folder: Path) -> list[str]:
@@ -45,6 +48,22 @@ async def marked(folder: Path, mark: str, *, times: int = 1) -> None:
 
 def open_gate(folder: Path, worker: Served) -> None:
     (folder / f"gate-{worker.pid}").touch()
+
+
+def over(line: Line) -> dict[str, str]:
+    """What a worker is told whose way to Postgres is this line, and who gives a statement up before its lease ends."""
+    return {"TAILRACE_DATABASE_URL": line.url, "TAILRACE_TX_TIMEOUT_MS": "1000"}
+
+
+async def deaths(database: Database, run_id: str, workers: Sequence[Served], count: int) -> None:
+    """Let the lease end of each of so many workers, one after the other, once the run has killed it."""
+    for number in range(1, count + 1):
+
+        async def has_died(number: int = number) -> bool | None:
+            return True if sum(worker.process.returncode is not None for worker in workers) >= number else None
+
+        await until(has_died)
+        await expire(database, run_id)
 
 
 async def epochs(database: Database, run_id: str) -> list[int]:
@@ -67,7 +86,7 @@ async def test_a_killed_worker_is_replaced_and_the_run_resumes_at_the_first_step
     database: Database, settings: MakeSettings, tmp_path: Path
 ) -> None:
     """kill -9 in the second step: the first is neither called nor emitted again, the second is called anew."""
-    one = settings(lease_seconds=1)
+    one = settings(lease_seconds=LEASE_SECONDS)
     async with (
         running(one, {}, FRONT) as app,
         served(one, app=AGENTS, role="worker") as first,
@@ -77,6 +96,7 @@ async def test_a_killed_worker_is_replaced_and_the_run_resumes_at_the_first_step
         run_id = await app.start("stages", str(tmp_path))
         await marked(tmp_path, f"two {first.pid}")
         await first.kill()
+        await expire(database, run_id)
         second.thaw()
         await marked(tmp_path, f"two {second.pid}")
         open_gate(tmp_path, second)
@@ -94,11 +114,12 @@ async def test_a_worker_that_was_frozen_past_its_lease_appends_nothing_and_stops
     database: Database, settings: MakeSettings, tmp_path: Path, gate: str
 ) -> None:
     """SIGSTOP, take-over, SIGCONT: whether it wakes up with something to write or not; and it goes on to serve."""
-    one = settings(lease_seconds=1)
+    one = settings(lease_seconds=LEASE_SECONDS)
     async with running(one, {}, FRONT) as app, served(one, app=AGENTS, role="worker") as first:
         run_id = await app.start("stages", str(tmp_path))
         await marked(tmp_path, f"two {first.pid}")
         first.freeze()
+        await expire(database, run_id)
         async with served(one, app=AGENTS, role="worker") as second:
             await marked(tmp_path, f"two {second.pid}")
             if gate == "open":
@@ -120,12 +141,12 @@ async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_c
 ) -> None:
     """Its connections are reset, or look whole and bring nothing: it stops before it could know, is replaced, and
     serves again once the line is mended."""
-    one = settings(lease_seconds=1, tx_timeout_ms=500)
+    one = settings(lease_seconds=3)
     assert one.database_url is not None
     async with (
         Line(one.database_url.get_secret_value()).running() as line,
         running(one, {}, FRONT) as app,
-        served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as first,
+        served(one, app=AGENTS, role="worker", **over(line)) as first,
     ):
         run_id = await app.start("stages", str(tmp_path))
         await marked(tmp_path, f"two {first.pid}")
@@ -145,8 +166,8 @@ async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_c
 
 async def test_a_run_that_kills_every_worker_ends_after_so_many(database: Database, settings: MakeSettings) -> None:
     """Each worker is killed by the agent's own hand; the last one does not call it any more.  The first deaths are
-    written down by the test, for each takes a lease."""
-    one = settings(lease_seconds=1)
+    written down by the test."""
+    one = settings(lease_seconds=LEASE_SECONDS)
     async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
         workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
         there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
@@ -156,6 +177,7 @@ async def test_a_run_that_kills_every_worker_ends_after_so_many(database: Databa
         await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX - 2)
         for worker in there:
             worker.thaw()
+        await deaths(database, run_id, there, 3)
         run = await app.ended(run_id)
         left = [worker for worker in there if worker.process.returncode is None]
         assert len(left) == 1
@@ -170,12 +192,13 @@ async def test_a_run_that_gets_a_step_further_in_each_life_is_not_given_up(
     database: Database, settings: MakeSettings
 ) -> None:
     """As many deaths in a row as are allowed, and three more, each after a step that was kept: it ends well."""
-    one = settings(lease_seconds=1)
+    one = settings(lease_seconds=LEASE_SECONDS)
     async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
         workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
         there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
         run_id = await app.start("climber")
         await execute(database, "update tailrace.runs set takeovers = $1", TAKEOVERS_MAX)
+        await deaths(database, run_id, there, 3)
         run = await app.ended(run_id)
     assert run.state == RunState.FINISHED
     assert sorted(json.loads(run.output or "")) == sorted(worker.pid for worker in there)
@@ -186,12 +209,12 @@ async def test_outages_longer_than_the_lease_are_no_deaths(
     database: Database, settings: MakeSettings, tmp_path: Path
 ) -> None:
     """A run that one more death would end lives through three of them; its worker is alive and says so."""
-    one = settings(lease_seconds=1, tx_timeout_ms=500)
+    one = settings(lease_seconds=3)
     assert one.database_url is not None
     async with (
         Line(one.database_url.get_secret_value()).running() as line,
         running(one, {}, FRONT) as app,
-        served(one, app=AGENTS, role="worker", TAILRACE_DATABASE_URL=line.url) as worker,
+        served(one, app=AGENTS, role="worker", **over(line)) as worker,
     ):
         run_id = await app.start("stages", str(tmp_path))
         await marked(tmp_path, f"two {worker.pid}")
@@ -228,9 +251,10 @@ async def test_a_run_of_an_agent_that_the_next_version_does_not_have_ends_in_run
     """Its worker is killed, and the one that follows has other agents."""
     one = settings(lease_seconds=1)
     async with running(one, {}, FRONT) as app:
-        async with served(one, app=AGENTS, role="worker") as first:
+        async with served(settings(lease_seconds=LEASE_SECONDS), app=AGENTS, role="worker") as first:
             run_id = await app.start("stages", str(tmp_path))
             await marked(tmp_path, f"two {first.pid}")
+        await expire(database, run_id)
         async with served(one, app=FEWER_AGENTS, role="worker"):
             run = await app.ended(run_id)
     assert (run.state, run.error_class) == (RunState.FAILED, "AgentGone")

@@ -19,7 +19,7 @@ from tests.outage_support import Served, served
 from tests.write_support import value
 
 # What a whole walk may take on a machine that is busy with other things.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,19 @@ def doctor(settings: MakeSettings, database: Database, tmp_path: Path) -> Doctor
         return Told(process.returncode, out.decode(), err.decode())
 
     return run
+
+
+async def well(doctor: Doctor, *args: str, **environment: str) -> Told:
+    """Return what the doctor says of a system that has nothing.
+
+    That a process stood still for the three seconds in which a canary is published is a finding, and on a machine that
+    is busy with other things a true one: it is asked again, and what is there to stay is found each time.
+    """
+    for _ in range(2):
+        told = await doctor(*args, **environment)
+        if told.code == 0:
+            return told
+    return await doctor(*args, **environment)
 
 
 async def canaries(database: Database) -> Any:

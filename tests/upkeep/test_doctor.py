@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import tailrace
@@ -10,7 +12,7 @@ from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tailrace.upkeep.finding import Code
 from tests.outage_support import Served, served
-from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings
+from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, well
 from tests.write_support import claim, execute, queued, until, value
 
 RunId = str
@@ -38,12 +40,15 @@ async def published(database: Database, run_id: str, *, ended: bool = False) -> 
     return True if found else None
 
 
-async def test_a_healthy_system_has_no_findings(server: Served, doctor: Doctor) -> None:
+async def test_a_healthy_system_has_no_findings(server: Served, database: Database, doctor: Doctor) -> None:
     """With runs that ended, one in progress, and through the server's own URL too; the text has every hop's time."""
-    await start(server, "echo", until_type="RunFinished")
+    ended = await start(server, "echo", until_type="RunFinished")
     waiting = await start(server, "wait", until_type="NodeStarted")
+    # What has come is marked a moment later.
+    await until(lambda: published(database, ended, ended=True))
+    await until(lambda: published(database, waiting))
     for args in ((), ("--url", server.address), (waiting,)):
-        told = await doctor(*args)
+        told = await well(doctor, *args)
         assert (told.code, told.findings) == (0, [])
     text = await doctor(text=True)
     assert text.code == 0
@@ -53,9 +58,10 @@ async def test_a_healthy_system_has_no_findings(server: Served, doctor: Doctor) 
         assert hop in text.out
 
 
-async def test_a_run_is_explained_by_its_rows(server: Served, doctor: Doctor) -> None:
+async def test_a_run_is_explained_by_its_rows(server: Served, database: Database, doctor: Doctor) -> None:
     """State, both cursors, what stands at next_seq, lease, agent; a run that is not there is an error."""
     run_id = await start(server, "wait", until_type="NodeStarted")
+    await until(lambda: published(database, run_id))
     told = await doctor(run_id, text=True)
     assert told.code == 0
     for said in (run_id, "last_seq", "next_seq", "lease", "everything is published", "a worker served it"):
@@ -97,7 +103,7 @@ async def test_a_stopped_outbox_is_found(settings: MakeSettings, database: Datab
         outbox.thaw()
 
         await until(lambda: published(database, stuck, ended=True))
-        assert (await doctor()).findings == []
+        assert (await well(doctor)).findings == []
 
 
 @pytest.mark.parametrize("which", ["next", "last", "published"])
@@ -130,8 +136,10 @@ async def test_a_run_that_nobody_takes_is_found(settings: MakeSettings, database
         await start(server, "echo", until_type="RunFinished")
     runs = Runs(database)
     await queued(runs, agent="echo", run_id="young")
+    # However long the doctor needs to get there.
+    await execute(database, "update tailrace.runs set created_at = now() + interval '1 h' where id = 'young'")
     assert (await doctor(TAILRACE_LEASE_SECONDS="1")).codes == [Code.OUTBOX_BEHIND]
-    await execute(database, "update tailrace.runs set created_at = created_at - interval '6 s' where id = 'young'")
+    await execute(database, "update tailrace.runs set created_at = now() - interval '6 s' where id = 'young'")
     for lease in ("1", "30"):
         waiting = (await doctor(TAILRACE_LEASE_SECONDS=lease)).of("not-started")
         assert waiting["runId"] == "young"
@@ -168,19 +176,17 @@ async def test_a_frozen_worker_stalls_its_run_and_then_loses_its_lease(
     ):
         run_id = await start(api, "wait", until_type="NodeStarted")
         worker.freeze()
-        stalled = (await doctor(run_id, TAILRACE_STALL_SECONDS="0.5", TAILRACE_LEASE_SECONDS="4")).of("stalled")
+        frozen_at = asyncio.get_running_loop().time()
+        # The lease lasts for as long as the doctor needs to look, and then it has been over for a while.
+        await lease(database, run_id, "now() + interval '1 h'")
+        stalled = (await doctor(run_id, TAILRACE_STALL_SECONDS="0.5")).of("stalled")
         assert (stalled["runId"], stalled["severity"]) == (run_id, "warning")
-
-        async def over() -> bool | None:
-            found = await value(
-                database, "select lease_until < now() - interval '2 s' from tailrace.runs where id = $1", run_id
-            )
-            return found or None
-
-        await until(over)
+        await lease(database, run_id, "now() - interval '3 s'")
         for told in (await doctor(), await doctor(run_id)):
             assert told.codes == [Code.LEASE_EXPIRED]
             assert told.of("lease-expired")["runId"] == run_id
+        # By its own clock it is over as well: it does not go on where it stood.
+        await asyncio.sleep(max(0.0, frozen_at + one.lease_seconds + 0.5 - asyncio.get_running_loop().time()))
         worker.thaw()
 
         async def resumed() -> bool | None:
@@ -193,4 +199,10 @@ async def test_a_frozen_worker_stalls_its_run_and_then_loses_its_lease(
             return True if found else None
 
         await until(resumed)
-        assert (await doctor()).findings == []
+        await until(lambda: published(database, run_id))
+        assert (await well(doctor)).findings == []
+
+
+async def lease(database: Database, run_id: RunId, until_when: str) -> None:
+    """Let the run's lease last until then."""
+    await execute(database, f"update tailrace.runs set lease_until = {until_when} where id = $1", run_id)

@@ -17,7 +17,7 @@ from tailrace.settings import Settings
 from tailrace.upkeep.finding import Code
 from tests.outage_support import Served, served
 from tests.servers import free_port
-from tests.upkeep.conftest import AGENTS, Doctor
+from tests.upkeep.conftest import AGENTS, Doctor, well
 from tests.write_support import until
 
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -79,7 +79,7 @@ async def nginx(folder: Path, to: str, more: str) -> AsyncIterator[str]:
 async def test_what_a_proxy_does_to_the_stream_is_recognised(server: Served, doctor: Doctor, tmp_path: Path) -> None:
     """Buffered, compressed, and neither: each told apart, with what is to be set."""
     async with nginx(tmp_path / "passing", server.address, PASSING) as url:
-        assert (await doctor("--url", url)).findings == []
+        assert (await well(doctor, "--url", url)).findings == []
     async with nginx(tmp_path / "buffering", server.address, BUFFERING) as url:
         told = await doctor("--url", url)
         assert told.codes == [Code.PROXY_BUFFERS, Code.PROXY_COMPRESSES]
@@ -115,6 +115,6 @@ async def test_a_server_with_keys_wants_one(doctor: Doctor, settings: Callable[.
     async with served(settings(), app=AGENTS, TAILRACE_API_KEYS_FILE=str(keys)) as server:
         refused = await doctor("--url", server.address)
         assert "runs:read and runs:write" in refused.of("url-unreachable")["detail"]
-        told = await doctor("--url", server.address, TAILRACE_API_KEY=key)
+        told = await well(doctor, "--url", server.address, TAILRACE_API_KEY=key)
         assert told.findings == []
         assert key not in told.out

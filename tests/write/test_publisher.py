@@ -372,7 +372,7 @@ async def test_a_frozen_publisher_is_cut_and_another_one_publishes(
 ) -> None:  # fmt: skip
     """A process that stops in the middle of its pass holds the row for TAILRACE_TX_TIMEOUT_MS and no longer."""
     (lease,) = await logs(runs, leases, events, 1, 3)
-    short = Database(tailrace_database, schema=database.schema, tx_timeout_ms=300)
+    short = Database(tailrace_database, schema=database.schema, tx_timeout_ms=3000)
     await short.open()
     try:
         frozen = contextlib.AsyncExitStack()
