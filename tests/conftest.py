@@ -46,15 +46,13 @@ def settings(tailrace_database: str, database: Database) -> Callable[..., Settin
     """Make settings that name the test's own schema: ``settings(lease_seconds=1)``."""
 
     def make(**overrides: Any) -> Settings:
-        return Settings(
-            **{
-                "database_url": tailrace_database,
-                "db_schema": database.schema,
-                "log_level": "error",
-                "tx_timeout_ms": TX_TIMEOUT_MS,
-            }
-            | overrides
-        )
+        given: dict[str, Any] = {
+            "database_url": tailrace_database,
+            "db_schema": database.schema,
+            "log_level": "error",
+            "tx_timeout_ms": TX_TIMEOUT_MS,
+        }
+        return Settings(**given | overrides)
 
     return make
 

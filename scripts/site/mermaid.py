@@ -12,6 +12,8 @@ from pathlib import Path
 VERSION = "11.17.2"
 SHA256 = "581ed7d74bd9048d0e3a91363927d72ef22942d7722546b27f7cc29e35390eb8"
 FETCH_SECONDS = 120
+# A registry may be slow or away for a moment.
+TRIES_MAX = 3
 
 
 def fetch(folder: Path) -> Path | None:
@@ -43,9 +45,16 @@ def _packed() -> bytes | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", "--silent", "--ignore-scripts", "--pack-destination", folder, f"mermaid@{VERSION}"]
-        done = subprocess.run(command, capture_output=True, check=False, timeout=FETCH_SECONDS)  # noqa: S603 - ours
-        if done.returncode != 0:
+        if not any(_succeeds(command) for _ in range(TRIES_MAX)):
             return None
         with tarfile.open(next(Path(folder).glob("*.tgz"))) as packed:
             program = packed.extractfile("package/dist/mermaid.min.js")
             return program.read() if program is not None else None
+
+
+def _succeeds(command: list[str]) -> bool:
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=FETCH_SECONDS)  # noqa: S603 - ours
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0

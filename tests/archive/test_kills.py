@@ -75,15 +75,24 @@ async def holding(database: Database, sql: str) -> AsyncIterator[asyncpg.Connect
 
 
 async def kill(process: asyncio.subprocess.Process, database: Database, *, answer_lost: bool = False) -> None:
-    """kill -9.  Its session ends too, unless only the answer is lost: then its statement is still executed."""
+    """kill -9.  Its sessions end too, unless only the answer is lost: then its statement is still executed."""
+    # This test's own session was there before; a connection of `holding` has no such name.
+    ours = await value(database, "select backend_start from pg_stat_activity where pid = pg_backend_pid()")
     process.kill()
     assert await process.wait() == -9
-    if not answer_lost:
-        await execute(
+
+    async def ended() -> bool | None:
+        # One that comes to wait only now, with a statement that was on its way, is ended by the next look.
+        left = await fetch(
             database,
-            "select pg_terminate_backend(pid) from pg_stat_activity "
-            "where wait_event_type = 'Lock' and application_name = 'tailrace' and datname = current_database()",
+            "select case when wait_event_type = 'Lock' then pg_terminate_backend(pid) end from pg_stat_activity "
+            "where application_name = 'tailrace' and datname = current_database() and backend_start > $1",
+            ours,
         )
+        return None if left else True
+
+    if not answer_lost:
+        await until(ended)
 
 
 async def until_nobody_waits(database: Database) -> None:

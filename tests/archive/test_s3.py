@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,11 +15,12 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tests.archive_support import all_rows, finished
 from tests.cli.conftest import Done, Tailrace, environment, tailrace  # noqa: F401 - fixtures
+from tests.npm import NODE, NPM, REASON, install
 from tests.outage_support import served
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import Server, free_port
 from tests.write_support import execute
 
-NPM, NODE = shutil.which("npm"), shutil.which("node")
 PACKAGE = "s3rver@3.7.1"
 BUCKET, PREFIX = "archive", "some/where"
 # The one that s3rver knows.  It does not check what is signed with it (version 4), only that it is signed.
@@ -30,7 +29,7 @@ KEY = "S3RVER"
 PART_BYTES = 5 * 2**20
 FAILED = 1
 
-pytestmark = pytest.mark.skipif(NPM is None or NODE is None, reason="there is no npm; on Debian: apt-get install npm")
+pytestmark = pytest.mark.skipif(NPM is None or NODE is None, reason=REASON)
 
 
 class S3:
@@ -56,10 +55,8 @@ class S3:
 @pytest.fixture(scope="module")
 def s3rver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The program, installed where nothing else is."""
-    assert NPM is not None
     folder = tmp_path_factory.mktemp("s3rver")
-    subprocess.run([NPM, "init", "--yes"], cwd=folder, check=True, capture_output=True)
-    subprocess.run([NPM, "install", "--no-audit", "--no-fund", PACKAGE], cwd=folder, check=True, capture_output=True)
+    install(folder, PACKAGE)
     return folder / "node_modules" / "s3rver" / "bin" / "s3rver.js"
 
 
@@ -88,7 +85,7 @@ async def reading(settings: Settings, s3: S3) -> AsyncIterator[httpx2.AsyncClien
     """Serve the API in a process of its own, which is told where the archive is."""
     async with (
         served(settings, app=None, role="api", **s3.place) as server,
-        httpx2.AsyncClient(base_url=server.address, timeout=60) as http,
+        httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http,
     ):
         yield http
 

@@ -18,10 +18,10 @@ from tailrace.model import draft
 from tailrace.model.event import StoredEvent
 from tailrace.read.frame import PING, frame, retry
 from tailrace.settings import Settings
+from tests.npm import NODE, NPM, REASON, install
 from tests.patience import PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, custom, reading
 
-NPM, NODE = shutil.which("npm"), shutil.which("node")
 PACKAGE = "eventsource-parser@3"
 SCRIPT = Path(__file__).parent / "parse.mjs"
 # What ends a line somewhere, ends a block, begins a field or a comment, or is easily dropped or doubled.
@@ -47,19 +47,17 @@ JSON = st.recursive(
 )
 EMITTED = st.lists(st.tuples(TEXT, st.none() | st.dictionaries(TEXT, JSON, max_size=3)), min_size=1, max_size=5)
 
-pytestmark = pytest.mark.skipif(NPM is None or NODE is None, reason="there is no npm; on Debian: apt-get install npm")
+pytestmark = pytest.mark.skipif(NPM is None or NODE is None, reason=REASON)
 Parse = Callable[[Sequence[bytes]], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def parse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parse]:
     """Parse the pieces of one stream in a Node process."""
-    assert NPM is not None
     assert NODE is not None
     folder = tmp_path_factory.mktemp("parser")
     shutil.copy(SCRIPT, folder)
-    subprocess.run([NPM, "init", "--yes"], cwd=folder, check=True, capture_output=True)
-    subprocess.run([NPM, "install", "--no-audit", "--no-fund", PACKAGE], cwd=folder, check=True, capture_output=True)
+    install(folder, PACKAGE)
     with subprocess.Popen(
         [NODE, SCRIPT.name], cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as node:
