@@ -19,7 +19,7 @@ RSS_MAX_MB = 260
 @pytest.mark.parametrize("runs", [1, 1000], ids=["one-run", "many-runs"])
 async def test_memory_stays_flat(database: Database, tailrace_database: str, tmp_path: Path, runs: int) -> None:
     """Three hundred thousand events, as one run and as a thousand, within a bound that holds for any number."""
-    patient = Database(tailrace_database, schema=database.schema, tx_timeout_ms=100_000)
+    patient = Database(tailrace_database, schema=database.schema, tx_timeout_ms=240_000)
     await patient.open()
     await generated(patient, runs, EVENTS // runs)
     await patient.close()

@@ -164,7 +164,11 @@ async def test_revoking_a_key_ends_its_open_streams_and_no_others(
     assert address is not None
     headers = [{"Authorization": f"Bearer {key['key']}"} for key in (ours, theirs)]
     stream = f"{RUNS}/r/stream"
-    async with asyncio.timeout(60), httpx2.AsyncClient(base_url=address[0], timeout=30) as http, AsyncExitStack() as on:
+    async with (
+        asyncio.timeout(2 * PATIENCE_SECONDS),
+        httpx2.AsyncClient(base_url=address[0], timeout=PATIENCE_SECONDS) as http,
+        AsyncExitStack() as on,
+    ):
         started = await http.post(RUNS, json={"agent": "wait", "runId": "r"}, headers=headers[0])
         assert started.status_code == 201
         token = (await http.post(f"{RUNS}/r/stream-token", headers=headers[0])).json()["token"]

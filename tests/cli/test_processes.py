@@ -134,7 +134,7 @@ async def test_a_process_that_is_killed_is_replaced_and_its_run_goes_on(
 ) -> None:
     """Requests are answered all the while; the run is taken over after its lease, and finishes."""
     entered, gate = tmp_path / "entered", tmp_path / "open"
-    async with serve(environment | {"TAILRACE_LEASE_SECONDS": "1"}, tmp_path) as serving:
+    async with serve(environment | {"TAILRACE_LEASE_SECONDS": "3"}, tmp_path) as serving:
         before = serving.children
         async with tailrace.Client(serving.url) as client:
             run = await client.start("gate", {"entered": str(entered), "open": str(gate)})

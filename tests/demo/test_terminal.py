@@ -25,8 +25,9 @@ from tests.patience import PATIENCE_SECONDS
 
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Reports go to the test's folder."""
+    """Reports go to the test's folder, and a run may take its time to go on while its stream is cut."""
     monkeypatch.setattr("platformdirs.user_data_dir", lambda _: str(tmp_path / "data"))
+    monkeypatch.setattr(watching, "CUT_MAX_SECONDS", PATIENCE_SECONDS)
     return tmp_path / "data"
 
 

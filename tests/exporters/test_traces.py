@@ -24,6 +24,7 @@ from tailrace.store.database import Database
 from tailrace.telemetry import JobStarted, RunCreated
 from tailrace.trace import TraceContext, new_trace, parse_traceparent
 from tests.outage_support import served
+from tests.patience import PATIENCE_SECONDS
 from tests.servers import free_port
 from tests.write_support import until, value
 
@@ -139,7 +140,7 @@ async def test_a_collector_that_is_away_costs_nothing_and_without_one_nothing_is
             types = [event.type async for event in client.stream(run.run_id)]
             assert types[-1] == "RunFinished"
             server.process.terminate()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert await server.process.wait() == 0
         kept = await value(database, "select traceparent from tailrace.runs where id = $1", run.run_id)
         assert (kept is not None) is bool(variables)

@@ -89,17 +89,17 @@ def doctor(settings: MakeSettings, database: Database, tmp_path: Path) -> Doctor
     return run
 
 
-async def well(doctor: Doctor, *args: str, **environment: str) -> Told:
+async def well(doctor: Doctor, *args: str, text: bool = False, **environment: str) -> Told:
     """Return what the doctor says of a system that has nothing.
 
     That a process stood still for the three seconds in which a canary is published is a finding, and on a machine that
     is busy with other things a true one: it is asked again, and what is there to stay is found each time.
     """
     for _ in range(2):
-        told = await doctor(*args, **environment)
+        told = await doctor(*args, text=text, **environment)
         if told.code == 0:
             return told
-    return await doctor(*args, **environment)
+    return await doctor(*args, text=text, **environment)
 
 
 async def canaries(database: Database) -> Any:

@@ -50,7 +50,7 @@ async def test_a_healthy_system_has_no_findings(server: Served, database: Databa
     for args in ((), ("--url", server.address), (waiting,)):
         told = await well(doctor, *args)
         assert (told.code, told.findings) == (0, [])
-    text = await doctor(text=True)
+    text = await well(doctor, text=True)
     assert text.code == 0
     assert "nothing found" in text.out
     assert "not made" not in text.out

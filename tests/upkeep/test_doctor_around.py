@@ -11,7 +11,7 @@ from tailrace.store.database import Database
 from tailrace.upkeep.finding import Code
 from tests.outage_support import served
 from tests.servers import Server, free_port, nats, pgbouncer, valkey
-from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings
+from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, well
 from tests.write_support import execute, fetch, value
 
 
@@ -87,7 +87,7 @@ async def test_a_bus_that_stops_is_found(
     with make(tmp_path) as bus:
         url = f"{scheme}://127.0.0.1:{bus.port}"
         async with served(settings(), app=AGENTS, TAILRACE_BUS_URL=url):
-            healthy = await doctor(text=True, TAILRACE_BUS_URL=url)
+            healthy = await well(doctor, text=True, TAILRACE_BUS_URL=url)
             assert healthy.code == 0, healthy.out
             assert "not made" not in healthy.out
             bus.kill()

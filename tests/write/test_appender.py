@@ -157,8 +157,9 @@ async def test_both_lanes_write_and_a_run_is_never_in_both(
         assert [event.fn for event in (await verified_log(database, log.run_id))[1:]] == [f"{n}-0" for n in range(20)]
     assert max(together) == 80
     assert max(wire.sizes) <= 2 * 80
-    # Unequal halves would cost a statement for few events each time.
-    assert len(wire.sizes) <= 3 * 10
+    # Unequal halves would cost a statement for few events each time.  It is 20 statements, and some more (28 were seen)
+    # when the answer to one lane is late and the other goes on alone.
+    assert len(wire.sizes) <= 6 * 10
 
 
 async def test_a_flooding_run_does_not_fill_the_batches_of_the_others(
