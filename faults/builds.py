@@ -45,20 +45,18 @@ def mark_before_publish() -> Patches:
     """Mark and commit, then hand over: at most once instead of at least once."""
 
     async def one_pass(self: Publisher, advance: Callable[[OutboxTransaction], Awaitable[list[Unpublished]]]) -> Any:
-        async with self._one_pass:
-            async with self._outbox.transaction() as transaction:
-                ready = await advance(transaction)
-            if ready:
-                await self._hand_over(ready)
+        async with self._outbox.transaction() as transaction:
+            ready = await advance(transaction)
+        if ready:
+            await self._hand_over(ready)
         return ready
 
-    async def pass_ahead(self: Publisher, ready: Sequence[Unpublished]) -> set[str]:
-        async with self._one_pass:
-            taken = await self._outbox.advance_from(ready)
-            await self._hand_over([run for run in ready if run.run_id in taken])
-        return taken
+    async def ahead(self: Publisher, ours: Sequence[Unpublished]) -> None:
+        taken = await self._outbox.advance_from(ours)
+        await self._hand_over([run for run in ours if run.run_id in taken])
+        self._remember([run for run in ours if run.run_id in taken])
 
-    return [(Publisher, "_pass", one_pass), (Publisher, "_pass_ahead", pass_ahead)]
+    return [(Publisher, "_pass", one_pass), (Publisher, "_hand_over_ahead", ahead)]
 
 
 def resume_off_by_one() -> Patches:

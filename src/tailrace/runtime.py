@@ -200,9 +200,11 @@ class _Parts:
                 self._doorbell.on(Ring.EVENTS, lambda run_id: self._publisher.hint((run_id,)))
                 self._doorbell.on_restored(self._publisher.sweep.set)
                 poll = settings.outbox_poll_ms / 1000
+                publisher = self._publisher
                 return [
-                    Duty("outbox.publish", self._publisher.publish_once, WOKEN_INTERVAL_SECONDS, self._publisher.work),
-                    Duty("outbox.sweep", self._publisher.sweep_once, poll, self._publisher.sweep),
+                    Duty("outbox.hand_over", publisher.hand_over_once, WOKEN_INTERVAL_SECONDS, publisher.news),
+                    Duty("outbox.publish", publisher.publish_once, WOKEN_INTERVAL_SECONDS, publisher.work),
+                    Duty("outbox.sweep", publisher.sweep_once, poll, publisher.sweep),
                 ]
             case "worker":
                 if self._vault is None:
@@ -259,7 +261,8 @@ class _Parts:
         """Publish what is left, as far as it goes: another process, or the next start, publishes the rest."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while await self._publisher.publish_once() or await self._publisher.sweep_once():
+                publish = self._publisher
+                while await publish.hand_over_once() or await publish.publish_once() or await publish.sweep_once():
                     pass
         except (TimeoutError, TailraceError) as error:
             self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -22,7 +23,7 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPersisted, Telemetry
 from tailrace.worker.duties import Duty, perform
 from tailrace.write import line as module
-from tailrace.write.appender import Appender
+from tailrace.write.appender import ANSWERS_A_TURN, Appender
 from tailrace.write.line import RunLog
 from tests.patience import PATIENCE_SECONDS
 from tests.write_support import (
@@ -500,3 +501,37 @@ async def test_a_run_is_written_only_under_a_lease(
         with pytest.raises(LeaseLost):
             await appender.append(RunLog(run_id, epoch=0, last_seq=1), traces(1))
     assert len(await verified_log(database, run_id)) == 1
+
+
+async def test_callers_of_one_run_are_woken_in_turns(
+    runs: Runs, leases: Leases, appender: Appender, told: Told
+) -> None:
+    """A run that floods from many tasks leaves others the loop between them."""
+    log = log_of(await started(runs, leases))
+    calls = [asyncio.create_task(appender.append(log, traces(1))) for _ in range(3 * ANSWERS_A_TURN)]
+    await until_minted(log, 1 + len(calls))
+    woken = [0]
+    async with flushing(appender, told):
+        while woken[-1] < len(calls):
+            await asyncio.sleep(0)
+            woken.append(sum(call.done() for call in calls))
+    assert max(after - before for before, after in itertools.pairwise(woken)) <= ANSWERS_A_TURN
+    assert [call.result() for call in calls] == list(range(2, 2 + len(calls)))
+
+
+async def test_callers_are_answered_though_the_flush_is_cancelled_between_their_turns(
+    runs: Runs, leases: Leases, appender: Appender
+) -> None:
+    """Their events are committed, and they are told so."""
+    log = log_of(await started(runs, leases))
+    calls = [asyncio.create_task(appender.append(log, traces(1))) for _ in range(3 * ANSWERS_A_TURN)]
+    await until_minted(log, 1 + len(calls))
+    flush = asyncio.create_task(appender.flush_once())
+    while not calls[0].done():  # noqa: ASYNC110 - the turn of a loop is all that is waited for
+        await asyncio.sleep(0)
+    assert not calls[-1].done()
+    flush.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await flush
+    appender.close()
+    assert await asyncio.gather(*calls) == list(range(2, 2 + len(calls)))

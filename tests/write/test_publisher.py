@@ -13,13 +13,14 @@ from tailrace.bus.bus import Published
 from tailrace.bus.local_first import LocalFirst
 from tailrace.errors import BusUnavailable, DatabaseUnavailable
 from tailrace.model import draft
-from tailrace.model.run import Lease
+from tailrace.model.run import Lease, RunState
 from tailrace.store.database import Database
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
 from tailrace.store.outbox import Outbox, OutboxTransaction
 from tailrace.store.runs import Runs
 from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
+from tailrace.write import owed
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
 from tests.patience import PATIENCE_SECONDS
@@ -495,6 +496,9 @@ async def test_what_this_process_has_committed_is_published_without_reading_it(
     await events.append(appends)
     publisher.committed(appends)
     monkeypatch.delattr(OutboxTransaction, "take")
+    assert not await publisher.hand_over_once()
+    assert bus.received == {lease.run_id: [1, 2, 3, 4] for lease in many}
+    assert published_count(told) == 6
     assert not await publisher.publish_once()
     assert bus.received == {lease.run_id: [1, 2, 3, 4] for lease in many}
     assert published_count(told) == 12
@@ -512,6 +516,8 @@ async def test_what_was_committed_behind_an_unpublished_event_is_published_behin
     append = add(lease, 5, traces(2))
     await events.append([append])
     publisher.committed([append])
+    assert not await publisher.hand_over_once()
+    assert bus.received == {}
     while await publisher.publish_once():
         pass
     assert bus.received == {lease.run_id: [1, 2, 3, 4, 5, 6]}
@@ -529,9 +535,144 @@ async def test_what_was_committed_while_the_database_goes_away_is_published_late
     publisher.committed([append])
     bus.refused = {lease.run_id}
     with pytest.raises(BusUnavailable):
-        await publisher.publish_once()
+        await publisher.hand_over_once()
     bus.refused = set()
     while await publisher.publish_once():
         pass
     assert bus.received[lease.run_id] == [1, 2, 3, 4]
+    await verified_log(database, lease.run_id)
+
+
+async def committed(events: Events, publisher: Publisher, lease: Lease, first_seq: int, *, ends: bool = False) -> None:
+    """Append one event behind the others, as the process of this publisher."""
+    last = [draft.run_finished(NOW_MS)] if ends else traces(1)
+    append = add(lease, first_seq, last, state=RunState.FINISHED if ends else None)
+    await events.append([append])
+    publisher.committed([append])
+
+
+async def test_events_are_handed_over_while_a_pass_is_held_up(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus, told: Told
+) -> None:
+    """Somebody's lock on a row holds up the marks, not the events behind them, which one later pass marks together."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    await committed(events, publisher, lease, 3)
+    await publisher.hand_over_once()
+    async with database.transaction() as connection:
+        await connection.execute(
+            f'select from "{database.schema}".run_events where run_id = $1 and seq = 3 for update', lease.run_id
+        )
+        marking = asyncio.create_task(publisher.publish_once())
+        await until_waiting_for_a_lock(database)
+        for seq in (4, 5):
+            await committed(events, publisher, lease, seq)
+            await publisher.hand_over_once()
+        assert bus.received[lease.run_id] == [1, 2, 3, 4, 5]
+        assert await backlog(database) == 3
+    await marking
+    await publisher.publish_once()
+    assert await backlog(database) == 0
+    assert bus.received[lease.run_id] == [1, 2, 3, 4, 5]
+    assert published_count(told) == 5
+    await verified_log(database, lease.run_id)
+
+
+async def test_a_sweep_leaves_alone_what_is_handed_over_and_not_yet_marked(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """It would hand it over once more, and move the cursor from under the marks."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    await committed(events, publisher, lease, 3)
+    await publisher.hand_over_once()
+    await publish_all(publisher)
+    assert await backlog(database) == 1
+    await publisher.publish_once()
+    assert await backlog(database) == 0
+    assert bus.received[lease.run_id] == [1, 2, 3]
+
+
+async def test_the_end_of_a_run_goes_out_with_its_marks_and_those_before_it(
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
+    """Never ahead of them: who sees a stream end finds the run published."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    for seq in (3, 4):
+        await committed(events, publisher, lease, seq, ends=seq == 4)
+        await publisher.hand_over_once()
+    assert bus.received[lease.run_id] == [1, 2, 3]
+    assert await backlog(database) == 2
+    await publisher.publish_once()
+    assert bus.received[lease.run_id] == [1, 2, 3, 4]
+    assert await backlog(database) == 0
+    assert not await value(database, "select open from tailrace.run_outbox")
+    await verified_log(database, lease.run_id)
+
+
+async def test_a_publisher_that_comes_in_between_costs_a_repetition_and_nothing_else(
+    database: Database, runs: Runs, leases: Leases, events: Events, outbox: Outbox, publisher: Publisher,
+    bus: RecordingBus,
+) -> None:  # fmt: skip
+    """Both hand the same events over, in order, and one marks them; what follows goes its way."""
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    other = Publisher(outbox, bus, Telemetry(), bus_timeout_seconds=PATIENCE_SECONDS)
+    for seq in (3, 4):
+        await committed(events, publisher, lease, seq)
+        await publisher.hand_over_once()
+    await publish_all(other)
+    for seq in (5, 6):
+        await committed(events, publisher, lease, seq, ends=seq == 6)
+        await publisher.hand_over_once()
+    while await publisher.publish_once():
+        pass
+    assert first_times(bus.received[lease.run_id]) == [1, 2, 3, 4, 5, 6]
+    assert await backlog(database) == 0
+    await verified_log(database, lease.run_id)
+
+
+async def test_what_is_handed_over_ahead_of_its_marks_is_bounded(
+    runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Postgres does not mark, events wait; the next pass lets them go on."""
+    monkeypatch.setattr(owed, "OWED_MAX_EVENTS", 2)
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    for seq in (3, 4, 5):
+        await committed(events, publisher, lease, seq)
+        assert not await publisher.hand_over_once()
+    assert bus.received[lease.run_id] == [1, 2, 3, 4]
+    publisher.news.clear()
+    await publisher.publish_once()
+    assert publisher.news.is_set()
+    await publisher.hand_over_once()
+    assert bus.received[lease.run_id] == [1, 2, 3, 4, 5]
+
+
+async def test_a_run_that_another_publisher_took_is_read_until_it_joins_what_is_in_hand(
+    database: Database, runs: Runs, leases: Leases, events: Events, outbox: Outbox, bus: RecordingBus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Passes smaller than what was handed over meanwhile: the rest waits for them, and then goes ahead as before."""
+    monkeypatch.setattr(module, "RUN_MAX_EVENTS", 2)
+    publisher, other = (Publisher(outbox, bus, Telemetry(), bus_timeout_seconds=PATIENCE_SECONDS) for _ in range(2))
+    (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
+    await publish_all(publisher)
+    await committed(events, publisher, lease, 3)
+    await publish_all(other)
+    for seq in range(4, 13):
+        await committed(events, publisher, lease, seq)
+        if seq in (4, 6, 8):
+            await publisher.hand_over_once()
+    while await publisher.publish_once():
+        pass
+    assert first_times(bus.received[lease.run_id]) == list(range(1, 10))
+    while await publisher.hand_over_once():
+        pass
+    assert first_times(bus.received[lease.run_id]) == list(range(1, 13))
+    while await publisher.publish_once():
+        pass
+    assert await backlog(database) == 0
     await verified_log(database, lease.run_id)

@@ -28,7 +28,7 @@ from tailrace.store.events import Events, Tail
 # Runs in one tail query; runs in one fill and events of each: what a fill holds in memory is bounded by both and the
 # largest event.
 QUERY_MAX_RUNS = 500
-# From the hand-over to the bus until the marks are committed takes a millisecond or two, and far less than this unless
+# From the hand-over to the bus until the marks are committed takes some ten milliseconds, and less than this unless
 # Postgres is in trouble; then the tails are compared at the heartbeat, as ever.
 SETTLE_SECONDS = 0.1
 FILL_MAX_RUNS = 8

@@ -7,6 +7,8 @@ publisher has read those events from the database, so it also remembers how far 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tailrace.model.event import StoredEvent
 from tailrace.store.events import RunAppend
 from tailrace.store.outbox import Unpublished
@@ -58,11 +60,18 @@ class Fresh:
         self._count(len(events), _size(events))
         return True
 
-    def take(self, *, runs_max: int, run_events_max: int, bytes_max: int) -> list[Unpublished]:
-        """Take the next events of at most ``runs_max`` runs, at most ``run_events_max`` of each."""
+    def front(self, run_id: str) -> int | None:
+        """Return the seq of a run's first event here, None when it has none."""
+        events = self._runs.get(run_id)
+        return events[0].seq if events is not None else None
+
+    def take(
+        self, *, runs_max: int, run_events_max: int, bytes_max: int, but: Collection[str] = ()
+    ) -> list[Unpublished]:
+        """Take the next events of at most ``runs_max`` runs other than ``but``, at most ``run_events_max`` of each."""
         taken = []
         limit = self._bytes - bytes_max
-        for run_id in list(self._runs)[:runs_max]:
+        for run_id in [run_id for run_id in self._runs if run_id not in but][:runs_max]:
             events = self._runs.pop(run_id)
             if len(events) > run_events_max:
                 self._runs[run_id] = events[run_events_max:]

@@ -7,13 +7,13 @@ therefore never a loss; committing the marks before the bus has the events would
 
 Work is found in three ways.  What this process has committed itself is handed to it (``committed``) and not read back;
 it is published where the run's cursor stands right before it, else the run is hinted.  Where this process has set that
-cursor itself, nobody else can have published in between, so the events go to the bus at once and are marked after it,
-in one statement (docs/adr/0018); should another publisher come in between all the same, both hand the same events over,
-in order, and one marks them.  A terminal event never goes ahead of its mark: whoever sees a stream end finds the run
-published in the tables, but for the commit.  Hints name the runs that others
-have appended to and are looked up by key.  The poll (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run, for hints
-that were lost with their process; runs whose terminal event is published are not open, so it costs what is in progress
-and not what has ever been.
+cursor itself, nobody else can have published in between, so the events go to the bus at once (``hand_over_once``), also
+while a pass is under way, and a later pass marks them (``write.owed``, docs/adr/0018); should another publisher come in
+between all the same, both hand the same events over, in order, and one marks them.  A terminal event never goes ahead
+of its mark: whoever sees a stream end finds the run published in the tables, but for the commit.  Hints name the runs
+that others have appended to and are looked up by key.  The poll (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run,
+for hints that were lost with their process; runs whose terminal event is published are not open, so it costs what is in
+progress and not what has ever been.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 
 from tailrace.bus.bus import Bus, Published
 from tailrace.errors import BusUnavailable
 from tailrace.store.events import RunAppend
 from tailrace.store.outbox import Outbox, OutboxTransaction, Unpublished
-from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
+from tailrace.telemetry import EventsPublished, Telemetry
 from tailrace.write.fresh import Fresh
+from tailrace.write.gaps import Gaps
+from tailrace.write.owed import Owed
 
 BATCH_MAX_RUNS = 100
 # Most events of one run in one pass, so that a flooding run does not starve the others; with large events fewer, so
@@ -36,11 +39,16 @@ RUN_MAX_EVENTS = 200
 PASS_BYTES = 8 * 2**20
 # More hints than this are forgotten for one look at everything.
 HINTS_MAX = 10_000
-# Behind a pass with so many runs the next one waits for this long, so that it finds more of each: a pass costs what its
+# Behind a hand-over of so many runs the next one waits for this long, so that it finds more of each: it costs what its
 # runs cost, and with 40 events in it half as much again an event, here and in Postgres, as with 100 (measured). At the
-# rates of people who watch, nothing waits; nor does a single run that floods.
+# rates of people who watch, nothing waits; nor does a single run that floods. Since hand-overs do not wait for marks,
+# 16 ms cost a fifth more CPU than 16 behind each pass had, and 24 as much; 30 gave lag for nothing.
 PACE_MIN_RUNS = 32
-PACE_SECONDS = 0.016
+PACE_SECONDS = 0.024
+# Marks that nobody waits for come together for this long, so that several hand-overs share a statement, which costs a
+# third of a millisecond before its first row. Far less than a new channel waits before it is compared once more
+# (read.hub.SETTLE_SECONDS).
+MARK_SECONDS = 0.01
 # Runs in progress whose cursors are remembered.
 CURSORS_MAX = 10_000
 # A hinted run that another publisher holds is looked at once more after this long, sooner than the poll would.
@@ -48,7 +56,11 @@ HELD_RETRY_SECONDS = 0.01
 
 
 class Publisher:
-    """Publishes what is persisted.  ``publish_once`` and ``sweep_once`` are run by duties and never overlap."""
+    """Publishes what is persisted.
+
+    Duties run ``hand_over_once``, which does without the database, and ``publish_once`` and ``sweep_once``, whose
+    passes never overlap.
+    """
 
     def __init__(self, outbox: Outbox, bus: Bus, telemetry: Telemetry, *, bus_timeout_seconds: float) -> None:
         self._outbox = outbox
@@ -56,13 +68,22 @@ class Publisher:
         self._telemetry = telemetry
         self._bus_timeout_seconds = bus_timeout_seconds
         self._fresh = Fresh()
-        # Where the cursors of runs stand that this process was the last to move, as far as it knows.
+        self._owed = Owed()
+        # Where the cursors of runs stand that this process was the last to move, as far as it knows, or will have moved
+        # once what it has handed over is marked.
         self._cursors: dict[str, int] = {}
         self._hints: set[str] = set()
+        # Runs whose cursor proved to stand elsewhere: what is fresh of them stays until the database was read up to it.
+        self._lost: set[str] = set()
         self._looked_twice: set[str] = set()
-        self._stuck: set[tuple[str, int]] = set()
+        self._gaps = Gaps(telemetry)
         self._events_max = RUN_MAX_EVENTS
         self._one_pass = asyncio.Lock()
+        self._handing = asyncio.Lock()
+        self._rested_at = 0.0
+        self._marked_at = 0.0
+        self._urgent = asyncio.Event()
+        self.news = asyncio.Event()
         self.work = asyncio.Event()
         self.sweep = asyncio.Event()
 
@@ -71,53 +92,121 @@ class Publisher:
         self._hints.update(run_ids)
         if len(self._hints) > HINTS_MAX:
             self._hints.clear()
+            self._lost.clear()
             self.sweep.set()
+        self._urgent.set()
         self.work.set()
 
     def committed(self, appends: Iterable[RunAppend]) -> None:
         """Take events that this process has just committed."""
-        self.hint([add.run_id for add in appends if not self._fresh.add(add)])
+        if missed := [add.run_id for add in appends if not self._fresh.add(add)]:
+            self.hint(missed)
+        self.news.set()
+
+    async def hand_over_once(self) -> bool:
+        """Hand over what is fresh where the cursor is our own; the rest is left to ``publish_once``, as the marks are.
+
+        Return whether there is reason to call again at once.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._handing:
+            if (rest := self._rested_at - loop.time()) > 0:
+                await asyncio.sleep(rest)
+            if self._owed.is_full:
+                return False  # The pass that takes it says so.
+            batch = self._fresh.take(
+                runs_max=BATCH_MAX_RUNS, run_events_max=RUN_MAX_EVENTS, bytes_max=PASS_BYTES, but=self._lost
+            )
+            if not batch:
+                return False
+            if len(batch) >= PACE_MIN_RUNS:
+                self._rested_at = loop.time() + PACE_SECONDS
+            ours: list[Unpublished] = []
+            others: list[Unpublished] = []
+            for run in batch:
+                is_ours = self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal
+                (ours if is_ours else others).append(run)
+            if others:
+                self._owed.add_others(others)
+                self._urgent.set()
+                self.work.set()
+            if ours:
+                await self._hand_over_ahead(ours)
+        return bool(self._fresh)
 
     async def publish_once(self) -> bool:
-        """Publish what is fresh and events of hinted runs; return whether there is reason to call again at once."""
-        published = await self._publish_fresh()
+        """Mark what was handed over, publish what waits with it and events of hinted runs.
+
+        Return whether there is reason to call again at once.
+        """
+        await self._rest()
+        await self._publish_owed()
         await self._publish_hinted()
-        if published >= PACE_MIN_RUNS:
-            await asyncio.sleep(PACE_SECONDS)
-        return bool(self._fresh or self._hints)
+        return bool(self._owed or self._hints)
 
     async def sweep_once(self) -> bool:
         """Publish events of any open run, hinted or not; return whether there is reason to call again at once."""
         published, has_more = await self._publish_read(None)
         return has_more or len(published) == BATCH_MAX_RUNS
 
-    async def _publish_fresh(self) -> int:
-        batch = self._fresh.take(runs_max=BATCH_MAX_RUNS, run_events_max=RUN_MAX_EVENTS, bytes_max=PASS_BYTES)
-        if not batch:
-            return 0
-        missed = {run.run_id for run in batch}
-        ours: list[Unpublished] = []
-        others: list[Unpublished] = []
-        for run in batch:
-            is_ours = self._cursors.get(run.run_id) == run.next_seq and not run.is_terminal
-            (ours if is_ours else others).append(run)
-
-        async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
-            taken = await transaction.advance_from(others)
-            return [run for run in others if run.run_id in taken]
-
+    async def _hand_over_ahead(self, ours: list[Unpublished]) -> None:
+        """Hand over what follows our own cursors: it will be marked."""
+        # Small parts first: encoding and writing 200 events takes a millisecond, which nobody else need wait for.
+        ours.sort(key=lambda run: len(run.events))
         try:
-            if ours:
-                missed -= await self._pass_ahead(ours)
-            if others:
-                missed -= {run.run_id for run in await self._pass(advance)}
-        finally:
-            # Runs whose cursor stands elsewhere, or whose row another publisher holds; after an error, all of them.
-            for run_id in missed:
-                self._cursors.pop(run_id, None)
-            if missed:
-                self.hint(missed)
-        return len(batch)
+            await self._hand_over(ours)
+        except BaseException:
+            self._miss({run.run_id for run in ours})
+            raise
+        self._remember(ours)
+        self._owed.add_ahead(ours, time.time() * 1000)
+        if self._owed.is_full:
+            self._urgent.set()
+        self.work.set()
+
+    async def _rest(self) -> None:
+        """Let marks come together, unless something waits for this pass."""
+        rest = self._marked_at + MARK_SECONDS - asyncio.get_running_loop().time()
+        if rest > 0 and self._owed and not self._owed.is_urgent and not self._hints:
+            self._urgent.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(rest):
+                    await self._urgent.wait()
+
+    async def _publish_owed(self) -> None:
+        if not self._owed:
+            return
+        async with self._one_pass:
+            # Taken under the lock: a sweep that holds it leaves out what is owed.
+            due = self._owed.take()
+            taken: set[str] = set()
+            marked: set[str] = set()
+
+            async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
+                taken.update(await transaction.advance_from(due.batch))
+                return [run for run in due.others if run.run_id in taken]
+
+            try:
+                if due.others:
+                    await self._pass(advance)
+                else:
+                    taken.update(await self._outbox.advance_from(due.batch))
+                marked = taken
+                for runs, at_ms in due.ahead:
+                    self._tell([run for run in runs if run.run_id in marked], at_ms)
+            finally:
+                # Runs whose cursor stands elsewhere, or whose row another publisher holds; after an error, all of them.
+                self._miss({run.run_id for run in due.batch if run.run_id not in marked} | due.apart)
+                self._marked_at = asyncio.get_running_loop().time()
+                self.news.set()  # Something may wait for room.
+
+    def _miss(self, run_ids: set[str]) -> None:
+        """Look at these runs in the database: their cursors may stand anywhere."""
+        for run_id in run_ids:
+            self._cursors.pop(run_id, None)
+        if run_ids:
+            self._lost |= run_ids
+            self.hint(run_ids)
 
     async def _publish_hinted(self) -> None:
         if not self._hints:
@@ -129,7 +218,15 @@ class Publisher:
         except BaseException:
             self._hints |= hints
             raise
-        self._look_again(hints - {run.run_id for run in published})
+        found = {run.run_id for run in published}
+        for run_id in self._lost & hints:
+            front = self._fresh.front(run_id)
+            if run_id in found and front is not None and self._cursors.get(run_id, front) < front:
+                self.hint((run_id,))
+            else:
+                self._lost.discard(run_id)
+        self.news.set()
+        self._look_again(hints - found)
 
     async def _publish_read(self, hints: Sequence[str] | None) -> tuple[list[Unpublished], bool]:
         """Publish what the database holds; return it, and whether these runs have more already."""
@@ -137,9 +234,8 @@ class Publisher:
         more: list[str] = []
 
         async def advance(transaction: OutboxTransaction) -> list[Unpublished]:
-            taken.extend(
-                await transaction.take(hints, self._fresh.run_ids, runs_max=BATCH_MAX_RUNS, events_max=self._events_max)
-            )
+            in_hand = list({*self._fresh.run_ids, *self._owed.run_ids})
+            taken.extend(await transaction.take(hints, in_hand, runs_max=BATCH_MAX_RUNS, events_max=self._events_max))
             ready = [run for run in taken if run.events]
             if ready:
                 more.extend(await transaction.advance(ready))
@@ -147,46 +243,38 @@ class Publisher:
                 await transaction.defer(sorted(stuck))
             return ready
 
-        ready = await self._pass(advance)
+        async with self._one_pass:
+            ready = await self._pass(advance)
         for run in ready:
             self._fresh.was_read(run.run_id, run.last_seq)
-        self._report_gaps(taken)
+        self._gaps.report(taken)
         self._fit(ready)
         if unread := [run_id for run_id in more if run_id not in self._fresh]:
             self.hint(unread)
         return ready, bool(unread)
 
-    async def _pass_ahead(self, ready: Sequence[Unpublished]) -> set[str]:
-        """Hand over what follows our own cursors, then mark it; return the runs that were marked."""
-        async with self._one_pass:
-            await self._hand_over(ready)
-            now_ms = time.time() * 1000
-            taken = await self._outbox.advance_from(ready)
-            marked = [run for run in ready if run.run_id in taken]
-            self._published(marked, now_ms)
-        return taken
-
     async def _pass(self, advance: Callable[[OutboxTransaction], Awaitable[list[Unpublished]]]) -> list[Unpublished]:
         """Lock, mark and advance, hand over, commit; return what was published."""
-        async with self._one_pass:
-            async with self._outbox.transaction() as transaction:
-                ready = await advance(transaction)
-                if ready:
-                    await self._hand_over(ready)
-            self._published(ready, time.time() * 1000)
+        async with self._outbox.transaction() as transaction:
+            ready = await advance(transaction)
+            if ready:
+                await self._hand_over(ready)
+        self._remember(ready)
+        self._tell(ready, time.time() * 1000)
         return ready
 
-    def _published(self, ready: Sequence[Unpublished], now_ms: float) -> None:
-        """Remember where the cursors stand, and tell."""
-        if not ready:
-            return
+    def _tell(self, ready: Sequence[Unpublished], at_ms: float) -> None:
+        if ready:
+            self._telemetry.tell(EventsPublished(ready, at_ms))
+
+    def _remember(self, ready: Sequence[Unpublished]) -> None:
+        """Remember where the cursors stand."""
         for run in ready:
             self._cursors.pop(run.run_id, None)
             if not run.is_terminal:
                 self._cursors[run.run_id] = run.last_seq + 1
         while len(self._cursors) > CURSORS_MAX:
             del self._cursors[next(iter(self._cursors))]
-        self._telemetry.tell(EventsPublished(ready, now_ms))
 
     async def _hand_over(self, ready: Sequence[Unpublished]) -> None:
         """Give the bus a batch; it is published then, whether or not other processes could be told (``LocalFirst``)."""
@@ -196,19 +284,6 @@ class Publisher:
                 await self._bus.publish([Published(run.run_id, run.last_seq, run.events) for run in ready])
         except TimeoutError:
             raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
-
-    def _report_gaps(self, taken: Sequence[Unpublished]) -> None:
-        for run in taken:
-            expected = run.next_seq + len(run.events)
-            if run.gap_at is not None and self._is_news(run.run_id, expected):
-                self._telemetry.tell(OutboxGap(run.run_id, expected, run.gap_at))
-
-    def _is_news(self, run_id: str, seq: int) -> bool:
-        """Whether this run was not yet said to be stuck here: it stays so until somebody looks."""
-        if (run_id, seq) in self._stuck or len(self._stuck) >= HINTS_MAX:
-            return False
-        self._stuck.add((run_id, seq))
-        return True
 
     def _fit(self, ready: Sequence[Unpublished]) -> None:
         events = sum(len(run.events) for run in ready)
