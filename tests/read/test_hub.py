@@ -120,6 +120,25 @@ async def test_a_lost_last_message_is_found_by_the_tail_check(database: Database
         assert await following == [1, 2]
 
 
+async def test_a_channel_made_while_others_settle_is_given_its_own_time(database: Database, events: Events) -> None:
+    """What was handed over before it came, and marked only after the others were compared, is found without a tail
+    check.
+    """
+    runs = [await HandWrittenRun.start(database, name) for name in ("early", "late")]
+    hub = Hub(DeafBus(), events)
+    await publish_all(database, DeafBus())
+    async with hub.watch("early"):
+        first = asyncio.create_task(hub.check_new_once())
+        await asyncio.sleep(0)
+        async with hub.watch("late") as (watched, _):
+            await first
+            await runs[1].append_many(1)
+            await publish_all(database, DeafBus())
+            await hub.check_new_once()
+            await settle(hub)
+            assert await seqs_upto(watched, events, 1, 2) == [2]
+
+
 async def test_while_the_bus_hears_nothing_the_hub_looks_by_itself(database: Database, events: Events) -> None:
     """Between two heartbeats too, and not while the bus brings what there is."""
     run = await HandWrittenRun.start(database, "r")

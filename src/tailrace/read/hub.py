@@ -175,9 +175,14 @@ class Hub:
         """Compare the channels that have just been made with the database, a moment after."""
         if not self._new:
             return False
-        await asyncio.sleep(SETTLE_SECONDS)
+        # Those that come meanwhile will not have settled when these have: they are the next turn's.
         new, self._new = self._new, set()
-        await self._check(sorted(new))
+        try:
+            await asyncio.sleep(SETTLE_SECONDS)
+            await self._check(sorted(new))
+        except BaseException:
+            self._new |= new
+            raise
         return bool(self._new)
 
     async def _check(self, run_ids: Sequence[str]) -> None:
