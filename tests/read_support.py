@@ -168,7 +168,7 @@ class Reading:
     def use(self, events: Events) -> None:
         """Read the database through ``events`` from now on."""
         self.services.events = self.services.live.events = events
-        self.services.hub._events = events
+        self.services.hub._events = self.services.hub._asking._events = events
 
     @asynccontextmanager
     async def stream(

@@ -179,7 +179,7 @@ class Hub:
         new, self._new = self._new, set()
         try:
             await asyncio.sleep(SETTLE_SECONDS)
-            await self._check(sorted(new))
+            await self._check(sorted(new & self._watched.keys()))
         except BaseException:
             self._new |= new
             raise
