@@ -16,11 +16,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from typing import NamedTuple
 
 from tailrace.read.channel import Channel
-from tailrace.read.frame import Chunk, Frame, frame, is_terminal, joined
+from tailrace.read.frame import NEXT, SEQ, Chunk, Frame, frame, is_terminal, joined, written_out
 from tailrace.store.events import Events, Frames
 
 FIRST_PAGE_EVENTS = 100
@@ -36,8 +35,6 @@ ROWS_MAX_EVENTS = 500
 # An event that is as many times larger than the average so far is read as a row, which bounds a page by so much.
 OUTLIER = 4
 PAGES_AHEAD = 1
-# Of a frame.
-LINES = 3
 # Pages that all streams of a process read at the same time: clients that come back in a storm must leave most of the
 # connections (``store.database.POOL_MAX``) to those that write and publish, and not make them wait behind a thousand
 # pages.
@@ -117,43 +114,35 @@ async def _frames(events: Events, run_id: str, after: int, upto: int, limit: int
     position = after
     for each in found:
         due = min(part, upto - position)
-        chunk = _checked(each, position, due) or _beginning(each, position)
-        if chunk is not None:
-            chunks.append(chunk)
-        if chunk is None or chunk.last_seq < position + due:
+        good = _good(each, position, due)
+        if good.events:
+            position += good.events
+            text = written_out(good.text, run_id, good.kind)
+            chunks.append(Chunk(text, position, is_terminal(text[text.rfind(b"\n\n", 0, -2) + 2 :])))
+        if good.events < due:
             break
-        position = chunk.last_seq
-    reached = chunks[-1].last_seq if chunks else after
-    return Page(chunks, reached - after, reached == upto, not any(each.events for each in found))
+    return Page(chunks, position - after, position == upto, not any(each.events for each in found))
 
 
-def _checked(found: Frames, after: int, due: int) -> Chunk | None:
-    """Return frames that are what is due and nothing else, None otherwise."""
-    text, last_seq = found.text, after + due
-    last = text.rfind(b"\n\n", 0, -1) + 2 if due > 1 else 0
+def _good(found: Frames, after: int, due: int) -> Frames:
+    """Return frames as far as they are what is due, and before the first that is too large or not to be sent so."""
+    text = found.text
     if (
         # In order and each but once: where first, last and number are what is due, so are those between.
-        found.events != due
-        or not text.startswith(b"id: %d\n" % (after + 1))
-        or not text.startswith(b"id: %d\n" % last_seq, last)
+        found.events == due
+        and text.startswith(b"%d%b" % (after + 1, SEQ))
+        and text.startswith(b"%d%b" % (after + due, SEQ), text.rfind(NEXT) + 1)
         # Rows written by hand may have line breaks in their data; `frame` takes them out.
-        or text.count(b"\n") != LINES * due
-        or b"\r" in text
+        and b"\n" not in text
+        and b"\r" not in text
     ):
-        return None
-    return Chunk(text, last_seq, is_terminal(text[last:]))
-
-
-def _beginning(found: Frames, after: int) -> Chunk | None:
-    """Return the frames before the first one that is not there, too large, or not to be sent as it is."""
-    size, seq, last = 0, after, b""
-    for each, following in pairwise((*found.text.split(b"\n\n")[:-1], b"id: ")):
-        is_due = each.startswith(b"id: %d\n" % (seq + 1)) and each.count(b"\n") == LINES - 2 and b"\r" not in each
-        # An empty line in data that was written by hand is no end of a frame.
-        if not is_due or not following.startswith(b"id: "):
+        return found
+    size, seq = 0, after
+    for each in text.split(NEXT):
+        if not each.startswith(b"%d%b" % (seq + 1, SEQ)) or b"\n" in each or b"\r" in each:
             break
-        size, seq, last = size + len(each) + 2, seq + 1, each
-    return Chunk(found.text[:size], seq, is_terminal(last)) if size else None
+        size, seq = size + len(each) + len(NEXT), seq + 1
+    return Frames(text[: max(0, size - len(NEXT))], seq - after, found.kind)
 
 
 async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:

@@ -64,10 +64,11 @@ class Tail(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Frames of one run's events as they go over the wire, joined, and how many they are."""
+    """Frames of one run's events, without what they have in common (``read.frame.written_out``), and their number."""
 
     text: bytes
     events: int
+    kind: bytes = b""
 
 
 def append_arguments(batch: Sequence[RunAppend]) -> tuple[str, str, str]:
@@ -119,7 +120,7 @@ class Events:
         has to be read as a row: one with more than ``event_max_bytes`` of data.
         """
         rows = await self._database.rows("events_frames", run_id, after, upto, part, event_max_bytes)
-        return [Frames(row[0] or b"", row[1]) for row in rows]
+        return [Frames(row[0] or b"", row[1], row[2] or b"") for row in rows]
 
     async def of_many(self, wanted: Mapping[str, tuple[int, int]], limit: int) -> dict[str, list[StoredEvent]]:
         """Return, for each run with ``(after, upto)``, its events in that range in order, at most ``limit`` of each."""
