@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -44,7 +44,7 @@ PAGES_AT_ONCE = 4
 class Page(NamedTuple):
     """A stretch of the log; ``is_whole`` when it goes as far as was asked for, ``is_elsewhere`` when it has no rows."""
 
-    chunks: Sequence[Chunk]
+    chunks: Iterable[Chunk]
     events: int
     is_whole: bool = True
     is_elsewhere: bool = False
@@ -67,7 +67,7 @@ async def backfill(
                     page = await _rows(events, channel.run_id, position, channel.head, rows_max)
                 if not page.events:
                     return  # A row that somebody deleted is a gap: the stream waits in front of it.
-                asked = page.chunks[-1].last_seq
+                asked = position + page.events
             else:
                 while len(ahead) <= PAGES_AHEAD and channel.after(asked, limit=1) is None:
                     upto = min(asked + limit, channel.head)
@@ -78,13 +78,15 @@ async def backfill(
             by_rows = not page.is_whole
             if by_rows:
                 await _drop(ahead)
-            if page.events:
-                limit = _fitting(page)
+            size = 0
             for chunk in page.chunks:
                 position = chunk.last_seq
+                size += len(chunk.text)
                 yield chunk
                 if chunk.terminal:
                     return
+            if page.events:
+                limit = max(2, min(PAGE_MAX_EVENTS, PAGE_MAX_BYTES * page.events // size))
     finally:
         await _drop(ahead)
 
@@ -110,21 +112,32 @@ async def _frames(events: Events, run_id: str, after: int, upto: int, limit: int
         found = await events.frames(
             run_id, after=after, upto=upto, part=part, event_max_bytes=OUTLIER * PAGE_MAX_BYTES // limit
         )
-    chunks: list[Chunk] = []
-    position = after
+    parts: list[Frames] = []
+    count = 0
     for each in found:
-        due = min(part, upto - position)
-        good = _good(each, position, due)
-        if good.events:
-            position += good.events
-            text = written_out(good.text, run_id, good.kind)
-            chunks.append(Chunk(text, position, is_terminal(text[text.rfind(b"\n\n", 0, -2) + 2 :])))
-        if good.events < due:
+        due = min(part, upto - after - count)
+        parts.append(_sound(each, after + count, due))
+        count += parts[-1].events
+        if parts[-1].events < due:
             break
-    return Page(chunks, position - after, position == upto, not any(each.events for each in found))
+    return Page(
+        _written_out(parts, run_id, after),
+        count,
+        is_whole=after + count == upto,
+        is_elsewhere=not any(each.events for each in found),
+    )
 
 
-def _good(found: Frames, after: int, due: int) -> Frames:
+def _written_out(parts: Sequence[Frames], run_id: str, position: int) -> Iterator[Chunk]:
+    """Yield the chunks of frames one by one, as they are sent: until then a page is half as large."""
+    for each in parts:
+        if each.events:
+            position += each.events
+            text = written_out(each.text, run_id, each.kind)
+            yield Chunk(text, position, is_terminal(text[text.rfind(b"\n\n", 0, -2) + 2 :]))
+
+
+def _sound(found: Frames, after: int, due: int) -> Frames:
     """Return frames as far as they are what is due, and before the first that is too large or not to be sent so."""
     text = found.text
     if (
@@ -152,8 +165,3 @@ async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:
         # What has failed is asked again, by rows, and says so there.
         with suppress(asyncio.CancelledError, Exception):
             await task
-
-
-def _fitting(page: Page) -> int:
-    size = sum(len(chunk.text) for chunk in page.chunks)
-    return max(2, min(PAGE_MAX_EVENTS, PAGE_MAX_BYTES * page.events // max(1, size)))
