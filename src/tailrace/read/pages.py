@@ -1,8 +1,9 @@
 """Backfill: what the ring no longer holds, from the database, a bounded page at a time.
 
-The frames are built and joined by Postgres (``events_frames.sql``) and looked at here as a whole: 0.1 µs an event in
-this process, where rows and ``frame`` take 2.3 µs.  It is this process that serves everybody else meanwhile.  The next
-page is on its way while one is being sent, so that Postgres, this process and the client work at the same time.
+What is particular to each frame is built and joined by Postgres (``events_frames.sql``), looked at here as a whole, and
+written out: 0.1 µs an event in this process, where rows and ``frame`` take 2.3 µs.  It is this process that serves
+everybody else meanwhile.  The next page is on its way while one is being sent, so that Postgres, this process and the
+client work at the same time.
 
 How large events are is not known beforehand.  The first page is of rows, exact in bytes and small; it says how many
 events fill a page.  In later ones an event that is far larger than those before ends the page, and rows serve it.

@@ -64,7 +64,10 @@ class Tail(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Frames of one run's events, without what they have in common (``read.frame.written_out``), and their number."""
+    """Frames of one run's events without what they have in common, and how many they are.
+
+    ``read.frame.written_out`` makes them what goes over the wire; ``kind`` is what it writes for one of its marks.
+    """
 
     text: bytes
     events: int
@@ -114,7 +117,7 @@ class Events:
         return [StoredEvent._make(row) for row in rows]
 
     async def frames(self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int) -> Sequence[Frames]:
-        """Return the frames of events with ``after < seq <= upto`` in order, joined ``part`` at a time.
+        """Return the frames of events with ``after < seq <= upto`` in order, in short, joined ``part`` at a time.
 
         Built by Postgres, which costs this process a tenth of what rows do.  A carriage return stands for an event that
         has to be read as a row: one with more than ``event_max_bytes`` of data.
