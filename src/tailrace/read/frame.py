@@ -55,6 +55,21 @@ def joined(frames: Sequence[Frame]) -> Chunk:
     return Chunk(b"".join([each.text for each in frames[:end]]), last.seq, last.terminal)
 
 
+# What ``events_frames.sql`` puts between frames, between the two places of a seq, and instead of a kind.  In JSON these
+# bytes are always escaped.
+NEXT, SEQ, KIND = b"\x01", b"\x02", b"\x03"
+
+
+def written_out(short: bytes, run_id: str, kind: bytes) -> bytes:
+    """Return the frames, as ``frame`` makes them, that ``short`` holds what is particular to."""
+    return (
+        (b"id: %b}\n\n" % short)
+        .replace(NEXT, b"}\n\nid: ")
+        .replace(SEQ, b'\ndata: {"runId":"%b","seq":' % run_id.encode())
+        .replace(KIND, kind)
+    )
+
+
 def is_terminal(text: bytes) -> bool:
     """Whether the event in the text of a frame is the run's last one."""
     found = _TYPE.match(text)

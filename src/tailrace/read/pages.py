@@ -1,8 +1,9 @@
 """Backfill: what the ring no longer holds, from the database, a bounded page at a time.
 
-The frames are built and joined by Postgres (``events_frames.sql``) and looked at here as a whole: 0.1 µs an event in
-this process, where rows and ``frame`` take 2.3 µs.  It is this process that serves everybody else meanwhile.  The next
-page is on its way while one is being sent, so that Postgres, this process and the client work at the same time.
+What is particular to each frame is built and joined by Postgres (``events_frames.sql``), looked at here as a whole, and
+written out: 0.1 µs an event in this process, where rows and ``frame`` take 2.3 µs.  It is this process that serves
+everybody else meanwhile.  The next page is on its way while one is being sent, so that Postgres, this process and the
+client work at the same time.
 
 How large events are is not known beforehand.  The first page is of rows, exact in bytes and small; it says how many
 events fill a page.  In later ones an event that is far larger than those before ends the page, and rows serve it.
@@ -14,13 +15,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from typing import NamedTuple
 
 from tailrace.read.channel import Channel
-from tailrace.read.frame import Chunk, Frame, frame, is_terminal, joined
+from tailrace.read.frame import NEXT, SEQ, Chunk, Frame, frame, is_terminal, joined, written_out
 from tailrace.store.events import Events, Frames
 
 FIRST_PAGE_EVENTS = 100
@@ -36,8 +36,6 @@ ROWS_MAX_EVENTS = 500
 # An event that is as many times larger than the average so far is read as a row, which bounds a page by so much.
 OUTLIER = 4
 PAGES_AHEAD = 1
-# Of a frame.
-LINES = 3
 # Pages that all streams of a process read at the same time: clients that come back in a storm must leave most of the
 # connections (``store.database.POOL_MAX``) to those that write and publish, and not make them wait behind a thousand
 # pages.
@@ -47,7 +45,7 @@ PAGES_AT_ONCE = 4
 class Page(NamedTuple):
     """A stretch of the log; ``is_whole`` when it goes as far as was asked for, ``is_elsewhere`` when it has no rows."""
 
-    chunks: Sequence[Chunk]
+    chunks: Iterable[Chunk]
     events: int
     is_whole: bool = True
     is_elsewhere: bool = False
@@ -70,7 +68,7 @@ async def backfill(
                     page = await _rows(events, channel.run_id, position, channel.head, rows_max)
                 if not page.events:
                     return  # A row that somebody deleted is a gap: the stream waits in front of it.
-                asked = page.chunks[-1].last_seq
+                asked = position + page.events
             else:
                 while len(ahead) <= PAGES_AHEAD and channel.after(asked, limit=1) is None:
                     upto = min(asked + limit, channel.head)
@@ -81,13 +79,15 @@ async def backfill(
             by_rows = not page.is_whole
             if by_rows:
                 await _drop(ahead)
-            if page.events:
-                limit = _fitting(page)
+            size = 0
             for chunk in page.chunks:
                 position = chunk.last_seq
+                size += len(chunk.text)
                 yield chunk
                 if chunk.terminal:
                     return
+            if page.events:
+                limit = max(2, min(PAGE_MAX_EVENTS, PAGE_MAX_BYTES * page.events // size))
     finally:
         await _drop(ahead)
 
@@ -113,47 +113,50 @@ async def _frames(events: Events, run_id: str, after: int, upto: int, limit: int
         found = await events.frames(
             run_id, after=after, upto=upto, part=part, event_max_bytes=OUTLIER * PAGE_MAX_BYTES // limit
         )
-    chunks: list[Chunk] = []
-    position = after
+    parts: list[Frames] = []
+    count = 0
     for each in found:
-        due = min(part, upto - position)
-        chunk = _checked(each, position, due) or _beginning(each, position)
-        if chunk is not None:
-            chunks.append(chunk)
-        if chunk is None or chunk.last_seq < position + due:
+        due = min(part, upto - after - count)
+        parts.append(_sound(each, after + count, due))
+        count += parts[-1].events
+        if parts[-1].events < due:
             break
-        position = chunk.last_seq
-    reached = chunks[-1].last_seq if chunks else after
-    return Page(chunks, reached - after, reached == upto, not any(each.events for each in found))
+    return Page(
+        _written_out(parts, run_id, after),
+        count,
+        is_whole=after + count == upto,
+        is_elsewhere=not any(each.events for each in found),
+    )
 
 
-def _checked(found: Frames, after: int, due: int) -> Chunk | None:
-    """Return frames that are what is due and nothing else, None otherwise."""
-    text, last_seq = found.text, after + due
-    last = text.rfind(b"\n\n", 0, -1) + 2 if due > 1 else 0
+def _written_out(parts: Sequence[Frames], run_id: str, position: int) -> Iterator[Chunk]:
+    """Yield the chunks of frames one by one, as they are sent: until then a page is half as large."""
+    for each in parts:
+        if each.events:
+            position += each.events
+            text = written_out(each.text, run_id, each.kind)
+            yield Chunk(text, position, is_terminal(text[text.rfind(b"\n\n", 0, -2) + 2 :]))
+
+
+def _sound(found: Frames, after: int, due: int) -> Frames:
+    """Return frames as far as they are what is due, and before the first that is too large or not to be sent so."""
+    text = found.text
     if (
         # In order and each but once: where first, last and number are what is due, so are those between.
-        found.events != due
-        or not text.startswith(b"id: %d\n" % (after + 1))
-        or not text.startswith(b"id: %d\n" % last_seq, last)
+        found.events == due
+        and text.startswith(b"%d%b" % (after + 1, SEQ))
+        and text.startswith(b"%d%b" % (after + due, SEQ), text.rfind(NEXT) + 1)
         # Rows written by hand may have line breaks in their data; `frame` takes them out.
-        or text.count(b"\n") != LINES * due
-        or b"\r" in text
+        and b"\n" not in text
+        and b"\r" not in text
     ):
-        return None
-    return Chunk(text, last_seq, is_terminal(text[last:]))
-
-
-def _beginning(found: Frames, after: int) -> Chunk | None:
-    """Return the frames before the first one that is not there, too large, or not to be sent as it is."""
-    size, seq, last = 0, after, b""
-    for each, following in pairwise((*found.text.split(b"\n\n")[:-1], b"id: ")):
-        is_due = each.startswith(b"id: %d\n" % (seq + 1)) and each.count(b"\n") == LINES - 2 and b"\r" not in each
-        # An empty line in data that was written by hand is no end of a frame.
-        if not is_due or not following.startswith(b"id: "):
+        return found
+    size, seq = 0, after
+    for each in text.split(NEXT):
+        if not each.startswith(b"%d%b" % (seq + 1, SEQ)) or b"\n" in each or b"\r" in each:
             break
-        size, seq, last = size + len(each) + 2, seq + 1, each
-    return Chunk(found.text[:size], seq, is_terminal(last)) if size else None
+        size, seq = size + len(each) + len(NEXT), seq + 1
+    return Frames(text[: max(0, size - len(NEXT))], seq - after, found.kind)
 
 
 async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:
@@ -163,8 +166,3 @@ async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:
         # What has failed is asked again, by rows, and says so there.
         with suppress(asyncio.CancelledError, Exception):
             await task
-
-
-def _fitting(page: Page) -> int:
-    size = sum(len(chunk.text) for chunk in page.chunks)
-    return max(2, min(PAGE_MAX_EVENTS, PAGE_MAX_BYTES * page.events // max(1, size)))

@@ -64,10 +64,14 @@ class Tail(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """Frames of one run's events as they go over the wire, joined, and how many they are."""
+    """Frames of one run's events without what they have in common, and how many they are.
+
+    ``read.frame.written_out`` makes them what goes over the wire; ``kind`` is what it writes for one of its marks.
+    """
 
     text: bytes
     events: int
+    kind: bytes = b""
 
 
 def append_arguments(batch: Sequence[RunAppend]) -> tuple[str, str, str]:
@@ -113,13 +117,13 @@ class Events:
         return [StoredEvent._make(row) for row in rows]
 
     async def frames(self, run_id: str, *, after: int, upto: int, part: int, event_max_bytes: int) -> Sequence[Frames]:
-        """Return the frames of events with ``after < seq <= upto`` in order, joined ``part`` at a time.
+        """Return the frames of events with ``after < seq <= upto`` in order, in short, joined ``part`` at a time.
 
         Built by Postgres, which costs this process a tenth of what rows do.  A carriage return stands for an event that
         has to be read as a row: one with more than ``event_max_bytes`` of data.
         """
         rows = await self._database.rows("events_frames", run_id, after, upto, part, event_max_bytes)
-        return [Frames(row[0] or b"", row[1]) for row in rows]
+        return [Frames(row[0] or b"", row[1], row[2] or b"") for row in rows]
 
     async def of_many(self, wanted: Mapping[str, tuple[int, int]], limit: int) -> dict[str, list[StoredEvent]]:
         """Return, for each run with ``(after, upto)``, its events in that range in order, at most ``limit`` of each."""
