@@ -46,7 +46,7 @@ async def _run(options: argparse.Namespace) -> int:
     assert task is not None
     # Asked to end, it ends what it has started; Ctrl-C does the same.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    print(f"seed {options.seed}, bus {options.bus}; starting Postgres and six servers", flush=True)
+    print(f"seed {options.seed}, bus {options.bus}; starting Postgres and seven servers", flush=True)
     began = time.monotonic()
     async with opened(options.bus, options.bad_build) as world:
         campaign = Campaign(world, random.Random(options.seed), options.only or list(CLASSES))

@@ -1,4 +1,4 @@
-"""The processes under test: ``tailrace serve``, each with one role, a port and a link to Postgres of its own."""
+"""The processes under test: ``tailrace serve``, each with its role, a port and a link to Postgres of its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Server:
         """Start the process."""
         module = ["tailrace"] if self._bad is None else ["faults.serve", self._bad]
         command = [sys.executable, "-m", *module, "serve", "--role", self.role, "--port", str(self.port)]
-        if self.role == "worker":
+        if self.role in ("worker", "all"):
             command += ["--app", str(AGENTS)]
         with self.log.open("ab") as log:
             self._process = spawn(command, environment=self._environment, log=log, folder=self._folder)

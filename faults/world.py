@@ -21,8 +21,10 @@ from faults.servers import ROOT, Server, environment_for
 from faults.table import Table
 from tailrace.local.account import can_reach, server_account
 
-ROLES = ("api", "worker", "outbox")
-EACH = 2
+# Two processes of each role, as in a large deployment, and one that does everything, as in a small one: its outbox
+# hands over what its own worker has committed without asking Postgres first.
+ALONE = "all"
+ROLES = ("api", "api", "worker", "worker", "outbox", "outbox", ALONE)
 
 
 @dataclass(slots=True)
@@ -38,8 +40,8 @@ class World:
     acks: Path
 
     def of(self, role: str) -> list[Server]:
-        """The servers of a role."""
-        return [server for server in self.servers if server.role == role]
+        """The servers that do what a role does."""
+        return [server for server in self.servers if server.role in (role, ALONE)]
 
     def keep_logs(self, folder: Path) -> None:
         """Copy what the servers and Postgres have logged, for whoever looks into a violation."""
@@ -77,16 +79,15 @@ async def opened(bus: str, bad_build: str | None) -> AsyncIterator[World]:
         stack.push_async_callback(table.close)
         campaign_bus = await stack.enter_async_context(BUSES[bus](folder))
         world = World(cluster, table, disk, campaign_bus, [], [], folder / "acks")
-        for role in ROLES:
-            for number in range(1, EACH + 1):
-                link = Link(f"{role}-{number}", cluster.port)
-                await link.open()
-                stack.push_async_callback(link.close)
-                world.links.append(link)
-                environment = environment_for(cluster, link, campaign_bus.url, world.acks)
-                server = Server(link.name, role, link, environment, folder, bad_build)
-                stack.callback(server.close)
-                world.servers.append(server)
+        for number, role in enumerate(ROLES):
+            link = Link(f"{role}-{ROLES[:number].count(role) + 1}", cluster.port)
+            await link.open()
+            stack.push_async_callback(link.close)
+            world.links.append(link)
+            environment = environment_for(cluster, link, campaign_bus.url, world.acks)
+            server = Server(link.name, role, link, environment, folder, bad_build)
+            stack.callback(server.close)
+            world.servers.append(server)
         await _upgrade(environment | {"TAILRACE_DATABASE_URL": cluster.url()})
         for server in world.servers:
             server.start()
