@@ -121,7 +121,8 @@ async def test_an_app_that_does_not_import_says_where(tailrace: Tailrace, tmp_pa
         ({"TAILRACE_LEASE_SECONDS": "soon"}, "TAILRACE_LEASE_SECONDS"),
         ({"TAILRACE_LEASE_SECONDS": "-1"}, "greater than or equal to 1"),
         ({"TAILRACE_BUS_URL": "kafka://"}, "must begin with postgres://, memory://, redis://"),
-        ({"TAILRACE_DATABASE_URL": "mysql://root:secret@db/x"}, "must begin with postgresql://"),
+        ({"TAILRACE_DATABASE_URL": "mysql://root:secret@db/x"}, "TAILRACE_DATABASE_URL: must begin with postgresql://"),
+        ({"TAILRACE_DATABASE_URL": "", "DATABASE_URL": "mysql://root:secret@db/x"}, ": DATABASE_URL: must begin"),
         ({"TAILRACE_DB_SCHEMA": "Robert'); drop"}, "TAILRACE_DB_SCHEMA"),
     ],
 )
