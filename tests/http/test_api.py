@@ -500,6 +500,7 @@ async def test_no_host_header_breaks_the_server(server: Reading, host: str) -> N
         ("GET", f"{RUNS}/r/nothing", 404),
         ("GET", "/docs", 404),
         ("PUT", RUNS, 405),
+        ("OPTIONS", RUNS, 405),
         ("DELETE", f"{RUNS}/r", 405),
         ("POST", f"{RUNS}/r/stream", 405),
         ("GET", f"{RUNS}/r/cancel", 405),
@@ -514,6 +515,8 @@ async def test_what_is_not_served_is_a_problem_too(
     answer = await http.request(method, path)
     is_problem(answer, status)
     assert (status == 405) == ("allow" in answer.headers)
+    if path == RUNS:
+        assert answer.headers["allow"] == "GET, POST"
 
 
 # -- operations --------------------------------------------------------------------------------------------------
