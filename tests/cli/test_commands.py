@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tailrace import __version__
@@ -56,6 +57,8 @@ async def test_list_and_show_print_what_is_there(tailrace: Tailrace, server: str
     await tailrace("runs", "watch", ids[0])
     shown = json.loads((await tailrace("runs", "show", ids[0], "--json")).out)
     assert (shown["state"], shown["output"]) == ("finished", {"counted": 0})
+    async with httpx2.AsyncClient(base_url=server) as http:
+        assert (await http.get(f"/api/agents/runs/{ids[0]}")).json() == shown
     assert "finished" in (await tailrace("runs", "show", ids[0])).out
 
 
