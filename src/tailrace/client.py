@@ -144,7 +144,7 @@ class Client:
         Connects anew by itself, with the last seq it has yielded, until the run ends; it waits longer after each
         failure, up to five seconds, and has no end of its own: bound it with ``asyncio.timeout`` if you need one.
 
-        :raises InvalidPosition: ``from_seq`` is no whole number from 0 to 2^63 - 1.
+        :raises InvalidPosition: ``from_seq`` is no whole number from 0, of at most 19 digits.
         :raises ApiError: the server refused, for instance because there is no such run.
         """
         position, failures = _position(from_seq), 0

@@ -92,7 +92,7 @@ class EventTooLarge(InvalidEvent):
 
 
 class InvalidPosition(InvalidInput):
-    """A stream position that is not ``0|[1-9][0-9]{0,18}`` or does not fit 63 bits."""
+    """A stream position that is not ``0|[1-9][0-9]{0,18}``."""
 
 
 class IdempotencyConflict(InvalidInput):

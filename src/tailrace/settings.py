@@ -230,13 +230,16 @@ def load_settings(**overrides: Any) -> Settings:
     ]
     if faults:
         raise SettingsError("\n".join(faults))
+    named = {field: f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
     for field, elsewhere in STANDARD.items():
-        if field not in overrides and not given.get(f"{PREFIX}{field.upper()}") and (url := given.get(elsewhere)):
+        if field not in overrides and not given.get(named[field]) and (url := given.get(elsewhere)):
             overrides[field] = url
+            named[field] = elsewhere
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        raise SettingsError("\n".join(_fault(dict(detail)) for detail in error.errors(include_url=False))) from None
+        faults = [_fault(dict(detail), named) for detail in error.errors(include_url=False)]
+        raise SettingsError("\n".join(faults)) from None
 
 
 def describe_settings() -> list[tuple[str, str, str]]:
@@ -272,7 +275,7 @@ def _unknown(name: str) -> str:
     return f"{name} is not a setting of Tailrace; {hint}"
 
 
-def _fault(detail: dict[str, Any]) -> str:
+def _fault(detail: dict[str, Any], named: dict[str, str]) -> str:
     field = str(detail["loc"][0]) if detail["loc"] else "settings"
     found = "" if field in SECRETS else f", found {detail['input']!r}"
-    return f"{PREFIX}{field.upper()}: {detail['msg'].removeprefix('Value error, ')}{found}"
+    return f"{named.get(field, PREFIX + field.upper())}: {detail['msg'].removeprefix('Value error, ')}{found}"

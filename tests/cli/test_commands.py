@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tailrace import __version__
@@ -56,6 +57,8 @@ async def test_list_and_show_print_what_is_there(tailrace: Tailrace, server: str
     await tailrace("runs", "watch", ids[0])
     shown = json.loads((await tailrace("runs", "show", ids[0], "--json")).out)
     assert (shown["state"], shown["output"]) == ("finished", {"counted": 0})
+    async with httpx2.AsyncClient(base_url=server) as http:
+        assert (await http.get(f"/api/agents/runs/{ids[0]}")).json() == shown
     assert "finished" in (await tailrace("runs", "show", ids[0])).out
 
 
@@ -121,7 +124,8 @@ async def test_an_app_that_does_not_import_says_where(tailrace: Tailrace, tmp_pa
         ({"TAILRACE_LEASE_SECONDS": "soon"}, "TAILRACE_LEASE_SECONDS"),
         ({"TAILRACE_LEASE_SECONDS": "-1"}, "greater than or equal to 1"),
         ({"TAILRACE_BUS_URL": "kafka://"}, "must begin with postgres://, memory://, redis://"),
-        ({"TAILRACE_DATABASE_URL": "mysql://root:secret@db/x"}, "must begin with postgresql://"),
+        ({"TAILRACE_DATABASE_URL": "mysql://root:secret@db/x"}, "TAILRACE_DATABASE_URL: must begin with postgresql://"),
+        ({"TAILRACE_DATABASE_URL": "", "DATABASE_URL": "mysql://root:secret@db/x"}, ": DATABASE_URL: must begin"),
         ({"TAILRACE_DB_SCHEMA": "Robert'); drop"}, "TAILRACE_DB_SCHEMA"),
     ],
 )

@@ -396,6 +396,18 @@ async def test_published_events_are_paged_by_next_from_seq(http: httpx2.AsyncCli
     assert (await http.get(f"{RUNS}/r/events?fromSeq=99")).json() == {"events": [], "nextFromSeq": 99}
 
 
+@pytest.mark.parametrize("position", [2**63 - 1, 2**63, 10**19 - 1])
+async def test_after_a_position_that_no_seq_can_have_there_are_no_events(
+    http: httpx2.AsyncClient, server: Reading, position: int
+) -> None:
+    """An empty page, also before Postgres has a general plan: until then it counts on with the position itself."""
+    run = await server.run()
+    await run.finish()
+    await server.publish()
+    page = await http.get(f"{RUNS}/r/events?fromSeq={position}")
+    assert (page.status_code, page.json()) == (200, {"events": [], "nextFromSeq": 2**63 - 1})
+
+
 async def test_what_is_only_persisted_is_not_among_the_events(http: httpx2.AsyncClient, server: Reading) -> None:
     """Published means handed to the bus by the outbox, and only then visible."""
     run = await server.run()
@@ -491,6 +503,7 @@ async def test_no_host_header_breaks_the_server(server: Reading, host: str) -> N
         ("GET", f"{RUNS}/r/nothing", 404),
         ("GET", "/docs", 404),
         ("PUT", RUNS, 405),
+        ("OPTIONS", RUNS, 405),
         ("DELETE", f"{RUNS}/r", 405),
         ("POST", f"{RUNS}/r/stream", 405),
         ("GET", f"{RUNS}/r/cancel", 405),
@@ -505,6 +518,8 @@ async def test_what_is_not_served_is_a_problem_too(
     answer = await http.request(method, path)
     is_problem(answer, status)
     assert (status == 405) == ("allow" in answer.headers)
+    if path == RUNS:
+        assert answer.headers["allow"] == "GET, POST"
 
 
 # -- operations --------------------------------------------------------------------------------------------------

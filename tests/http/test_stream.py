@@ -28,7 +28,6 @@ BAD_POSITIONS = {
     "trailing-line-break": "5\n",
     "full-width": "５",  # noqa: RUF001 - the point of it
     "superscript": "²",
-    "2^63": str(2**63),
     "leading-zero": "01",
     "20-digits": "1" * 20,
     "hexadecimal": "0x10",
@@ -152,7 +151,7 @@ async def test_a_position_past_the_terminal_event_is_answered_204(server: Readin
     run = await server.run()
     last = await run.finish()
     await server.publish()
-    for position in (last, last + 1, 2**63 - 1):
+    for position in (last, last + 1, 2**63 - 1, 2**63, 10**19 - 1):
         async with server.stream(query=f"?fromSeq={position}") as answer:
             assert answer.status == 204
 
@@ -162,7 +161,7 @@ async def test_a_position_beyond_the_log_of_a_run_in_progress_is_a_conflict(serv
     run = await server.run()
     await run.append_many(2)
     await server.publish()
-    for position in (run.last_seq + 1, 2**63 - 1):
+    for position in (run.last_seq + 1, 2**63 - 1, 2**63, 10**19 - 1):
         async with server.stream(query=f"?fromSeq={position}") as answer:
             assert answer.status == 409
             assert answer.header("content-type") == "application/problem+json"
@@ -184,7 +183,7 @@ async def test_a_position_that_is_persisted_and_not_published_is_not_a_conflict(
 
 @pytest.mark.parametrize("position", BAD_POSITIONS.values(), ids=list(BAD_POSITIONS))
 async def test_a_position_that_is_not_plain_digits_is_refused(server: Reading, position: str) -> None:
-    """`int()` takes underscores, signs, spaces and foreign digits; a position is `0|[1-9][0-9]{0,18}` to 2^63 - 1."""
+    """`int()` takes underscores, signs, spaces and foreign digits; a position is `0|[1-9][0-9]{0,18}`."""
     await server.run()
     async with httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         for path in ("stream", "events"):

@@ -278,8 +278,9 @@ async def test_asking_for_the_backlog_costs_what_is_open(large: Database, name: 
 @pytest.mark.parametrize("name", ["health_behind", "health_queued", "health_stalled", "health_expired", "health_gaps"])
 async def test_what_the_doctor_looks_through_is_what_is_in_progress(large: Database, name: str) -> None:
     """It is called when there is trouble: it must not read the history while everything else is slow."""
-    found = await analyzed(large, name, 1000 if name == "health_gaps" else 0.1, 10)
+    found = await analyzed(large, name, *((1000, 10, 100) if name == "health_gaps" else (0.1, 10)))
     assert_frugal(found, at_most=5 * 800)
+    assert ("runs_to_archive" in indexes(found)) is (name == "health_gaps")  # of what has ended, the newest alone
 
 
 @pytest.mark.parametrize("agent", [None, "a3", "rare"])

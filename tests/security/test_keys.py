@@ -116,6 +116,17 @@ async def test_a_key_in_the_url_is_refused_also_beside_a_good_header(server: Rea
         assert (await http.get(f"{RUNS}?agent=tr_short")).status_code == 200
 
 
+async def test_a_key_in_the_path_is_in_the_url_too(server: Reading, acme: str) -> None:
+    """400, for paths are logged as queries are; a run's id that only looks like a key is an id."""
+    async with httpx2.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {acme}"}) as http:
+        for path in (f"{RUNS}/{acme}", f"{RUNS}/{acme}/stream", f"/{acme}", f"{RUNS}/r/{acme.replace('_', '%5F')}"):
+            answer = await http.get(path)
+            assert answer.status_code == 400, path
+            assert acme[:30] not in answer.text
+        for run_id in (acme[:40], f"{acme}0", "tr_daily_2026112117000000", "tr_x"):
+            assert (await http.get(f"{RUNS}/{run_id}")).status_code == 404
+
+
 async def test_another_tenants_run_is_one_that_does_not_exist(
     server: Reading, keys: Keys, acme: str, globex: str
 ) -> None:

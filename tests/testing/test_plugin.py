@@ -121,6 +121,24 @@ async def test_no_postgres_at_all_fails_at_once_and_says_what_to_do(tmp_path: Pa
         assert said in out.decode(), out.decode()
 
 
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "mysql://nobody@127.0.0.1/none"])
+async def test_a_named_server_that_is_not_there_fails_at_once_and_says_what_to_do(tmp_path: Path, url: str) -> None:
+    """One clear message for all tests: the server that was named is never replaced by another."""
+    (tmp_path / "test_two.py").write_text(
+        "def test_one(tailrace_database):\n    pass\n\ndef test_two(tailrace_database):\n    pass\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TAILRACE_", "PYTEST_"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+        env=kept | {"TEST_DATABASE_URL": url},
+        cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await process.communicate()
+    assert process.returncode == pytest.ExitCode.USAGE_ERROR
+    assert out.decode().count("Set TEST_DATABASE_URL=postgresql://") == 1, out.decode()
+    assert "Traceback" not in out.decode()
+
+
 @pytest.mark.parametrize("seqs", [[1, 3], [1, 1], [1, 2]])
 async def test_a_stream_that_is_not_whole_fails_the_test(seqs: list[int]) -> None:
     """A gap, a repetition and a missing terminal event are each an assertion error."""

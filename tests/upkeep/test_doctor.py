@@ -130,6 +130,19 @@ async def test_a_deleted_event_is_a_gap(server: Served, database: Database, doct
         assert any("runId" in f for f in told.findings if f["code"] == "outbox-behind") is (which == "last")
 
 
+async def test_a_hole_in_a_run_that_has_ended_is_a_gap_too(server: Served, database: Database, doctor: Doctor) -> None:
+    """Nothing will stumble over it any more but the clients; so it is looked for, without being given the run."""
+    run_id = await start(server, "echo", until_type="RunFinished")
+    await until(lambda: published(database, run_id, ended=True))
+    assert (await doctor()).findings == []
+    await execute(database, "delete from tailrace.run_events where run_id = $1 and seq = 2", run_id)
+    for told in (await doctor(), await doctor(run_id)):
+        gap = told.of("seq-gap")
+        assert gap["runId"] == run_id
+        assert "the event 2 is not there: the last good seq is 1" in gap["detail"]
+        assert "it was published" in gap["detail"]
+
+
 async def test_a_run_that_nobody_takes_is_found(settings: MakeSettings, database: Database, doctor: Doctor) -> None:
     """The worker that served its agent was killed; a younger run, and one that was cancelled, are none."""
     async with served(settings(), app=AGENTS) as server:

@@ -15,6 +15,7 @@ import secrets
 _KEY = re.compile(r"tr_([0-9a-f]{12})_[0-9a-f]{64}\Z")
 # Looser, to recognise a key that was cut or embedded.
 _LIKE_A_KEY = re.compile(r"(?<![0-9A-Za-z])tr_[0-9A-Za-z]{4,}_[0-9A-Za-z]{16,}")
+_WITHIN = re.compile(r"(?<![0-9A-Za-z])tr_[0-9a-f]{12}_[0-9a-f]{64}(?![0-9A-Za-z])")
 # What a key with an unknown id is compared with, so that it costs what a known id costs.
 _NOBODY = "0" * 64
 
@@ -46,5 +47,10 @@ def matches(key: str, kept_hash: str | None) -> bool:
 
 
 def looks_like_a_key(text: str) -> bool:
-    """Whether some part of ``text`` has a key's shape."""
+    """Whether some part of ``text`` has a key's shape, or one like it."""
     return _LIKE_A_KEY.search(text) is not None
+
+
+def contains_a_key(text: str) -> bool:
+    """Whether some part of ``text`` has exactly a key's shape, for places where names like it are to be had."""
+    return _WITHIN.search(text) is not None

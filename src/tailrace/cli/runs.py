@@ -180,7 +180,8 @@ def _parse_input(text: str | None) -> Any:
 
 
 def _print_run(found: RunView, json: bool) -> None:
-    document = found.model_dump(mode="json", by_alias=True)
+    # As the API answers it: a run that has not failed has no `error`.
+    document = found.model_dump(mode="json", by_alias=True, exclude={"error"} if found.error is None else None)
     if json:
         print_json(document)
         return

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tailrace.access.keys import looks_like_a_key
+from tailrace.access.keys import contains_a_key, looks_like_a_key
 from tailrace.errors import AccessRefused, CrossSiteRefused, KeyMisplaced, NotStarted
 from tailrace.http.problems import problem_of, tell_refused
 from tailrace.http.services import GetServices
@@ -99,6 +99,9 @@ def _is_preflight(scope: Scope, headers: Headers, origins: tuple[str, ...], *, i
 
 
 def _has_key_in_url(scope: Scope) -> bool:
+    # In the path it stands where a run's id would; the server has decoded it.
+    if "tr_" in scope["path"] and contains_a_key(scope["path"]):
+        return True
     query = scope["query_string"].decode("latin-1")
     # Most requests have none, and "tr" cannot be written otherwise but with percent signs.
     if "tr_" not in query and "%" not in query:

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import compile_path
 
 from tailrace import errors as e
 from tailrace.errors import Fault
@@ -129,7 +130,10 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
     @api.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
         detail = f"{request.method} {request.url.path} is not served here; GET /openapi.json lists what is"
-        return problem(error.status_code, detail, headers=error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_at(api, request)):
+            headers["Allow"] = ", ".join(methods)
+        return problem(error.status_code, detail, headers=headers)
 
     @api.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
@@ -173,6 +177,13 @@ def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         document.get("components", {}).get("schemas", {}).pop(name, None)
     return document
+
+
+def _methods_at(api: FastAPI, request: Request) -> list[str]:
+    """Return all methods that a path is described with; the router names those of its first route alone."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    described = (item for template, item in api.openapi()["paths"].items() if compile_path(template)[0].match(path))
+    return sorted(method.upper() for item in described for method in item)
 
 
 def _pointer(location: Sequence[object]) -> str:

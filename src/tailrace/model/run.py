@@ -112,12 +112,13 @@ def is_run_id(text: str) -> bool:
 def parse_position(text: str, pointer: str) -> int:
     """Return the stream position in ``text``: the last seq a client has processed, 0 for none.
 
-    Raise ``InvalidPosition`` for anything but ``0|[1-9][0-9]{0,18}`` up to 2^63 - 1, so that ``+5``, ``1_000`` and
-    full-width digits, which ``int()`` takes, are refused.
+    Raise ``InvalidPosition`` for anything but ``0|[1-9][0-9]{0,18}``, so that ``+5``, ``1_000`` and full-width digits,
+    which ``int()`` takes, are refused.
     """
-    if _POSITION.match(text) and (position := int(text)) <= SEQ_MAX:
-        return position
+    if _POSITION.match(text):
+        # 19 digits can say more than Postgres can count.  No seq is beyond ``SEQ_MAX``, so that position says the same.
+        return min(int(text), SEQ_MAX)
     raise InvalidPosition(
         "the stream position is not acceptable",
-        [Fault(pointer, f"must be a whole number from 0 to {SEQ_MAX}, without sign or leading zero")],
+        [Fault(pointer, "must be a whole number of at most 19 digits, without sign or leading zero")],
     )

@@ -13,8 +13,10 @@ from tailrace.store.database import Database
 
 # The runs named under one heading; as many as `outbox status` shows.
 SUSPECTS_MAX = 10
-# How many events of runs in progress are counted in search of gaps, and how many of one run: a fraction of a second.
+# How many events of runs in progress, and of those that ended last, are counted in search of gaps, how many runs have
+# ended last, and how many events are looked at of one run: a fraction of a second.
 GAP_SEARCH_EVENTS = 200_000
+GAP_SEARCH_ENDED_RUNS = 1000
 GAP_SEARCH_AROUND = 100_000
 # A transaction of the outbox takes milliseconds.
 HELD_SECONDS = 1.0
@@ -80,8 +82,9 @@ class Health:
         return self._named(await self._database.rows(f"health_{suspicion}", seconds, SUSPECTS_MAX))
 
     async def with_gaps(self) -> tuple[list[str], int]:
-        """Return runs in progress that lack events, among those that changed last, and how many are in all."""
-        return self._named(await self._database.rows("health_gaps", GAP_SEARCH_EVENTS, SUSPECTS_MAX))
+        """Return runs that lack events, among those that changed or ended last, and how many are in all."""
+        rows = await self._database.rows("health_gaps", GAP_SEARCH_EVENTS, SUSPECTS_MAX, GAP_SEARCH_ENDED_RUNS)
+        return self._named(rows)
 
     async def figures(self, run_ids: Sequence[str]) -> dict[str, Figures]:
         """Return the figures of each run that exists."""

@@ -17,7 +17,7 @@ import pytest
 from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tailrace.testing import helpers
-from tailrace.testing.servers import NoPostgres, postgres_server, with_database
+from tailrace.testing.servers import NoPostgres, no_database_made, postgres_server, with_database
 
 SKIP_OPTION = "--tailrace-skip-database"
 
@@ -47,7 +47,10 @@ def tailrace_database(tailrace_server: str) -> Iterator[str]:
     Meanwhile TAILRACE_DATABASE_URL names it, so that an App, a Client's server and the helpers find it.
     """
     name = f"tailrace_test_{os.environ.get('PYTEST_XDIST_WORKER', 'main')}_{secrets.token_hex(4)}"
-    asyncio.run(_execute(tailrace_server, f'create database "{name}"'))
+    try:
+        asyncio.run(_execute(tailrace_server, f'create database "{name}"'))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        pytest.exit(str(no_database_made(error)), returncode=pytest.ExitCode.USAGE_ERROR)
     url = with_database(tailrace_server, name)
     patch = pytest.MonkeyPatch()
     try:

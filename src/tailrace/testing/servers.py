@@ -17,6 +17,10 @@ from tailrace.errors import LocalPostgresError
 VARIABLE = "TEST_DATABASE_URL"
 DOCKER_SOCKET = Path("/var/run/docker.sock")
 IMAGE = "postgres:18"
+ADVICE = (
+    f"Set {VARIABLE}=postgresql://… to a server on which databases may be created, or skip these tests with "
+    "--tailrace-skip-database"
+)
 
 
 class NoPostgres(Exception):
@@ -37,6 +41,12 @@ def postgres_server() -> Iterator[str]:
 def with_database(url: str, database: str) -> str:
     """Return ``url`` with another database."""
     return urlunsplit(urlsplit(url)._replace(path=f"/{database}"))
+
+
+def no_database_made(error: Exception) -> NoPostgres:
+    """Return what to say where the server that was found makes no database for the tests."""
+    where = f"the server that {VARIABLE} names" if os.environ.get(VARIABLE) else "the Postgres that was found"
+    return NoPostgres(f"the tests need a database of their own, and {where} makes none: {error}\n{ADVICE}")
 
 
 def _docker_answers() -> bool:
@@ -65,8 +75,7 @@ def _embedded() -> Iterator[str]:
     except LocalPostgresError as error:
         raise NoPostgres(
             f"the tests need a Postgres and found none: {VARIABLE} is not set, no Docker daemon answers, and the "
-            f"embedded one says: {error}\nSet {VARIABLE}=postgresql://… to a server on which databases may be "
-            "created, or skip these tests with --tailrace-skip-database"
+            f"embedded one says: {error}\n{ADVICE}"
         ) from error
     with server:
         yield server.url

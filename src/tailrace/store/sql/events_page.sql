@@ -9,5 +9,5 @@ from (
     order by events.seq
     limit $4
 ) as page
-where page.bytes is null or page.bytes <= $5 or page.seq = $2 + 1
+where page.bytes is null or page.bytes <= $5 or page.seq - 1 = $2 -- $2 may be the last that there is
 order by page.seq
