@@ -235,6 +235,27 @@ async def test_an_idempotency_key_makes_one_run(http: httpx2.AsyncClient) -> Non
     assert len((await http.get(RUNS)).json()["runs"]) == 2
 
 
+async def test_a_repeat_is_answered_also_when_nobody_serves_the_agent_any_more(
+    settings: Callable[..., Settings], database: Database
+) -> None:
+    """200 and the run of that time, by a server that does not know the agent and refuses a new start by 404."""
+    key = {"Idempotency-Key": "k-1"}
+    answers = []
+    for expected in (201, 200):
+        async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+            if expected == 201:
+                await server.services.leases.record_agents(["gone"])
+            answer = await http.post(RUNS, json={"agent": "gone"}, headers=key)
+            assert answer.status_code == expected
+            answers.append(answer.json())
+            await execute(database, "delete from tailrace.agents")
+    assert answers[0]["runId"] == answers[1]["runId"]
+    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+        is_problem(await http.post(RUNS, json={"agent": "gone"}), 404)
+        is_problem(await http.post(RUNS, json={"agent": "gone"}, headers={"Idempotency-Key": "k-2"}), 404)
+        is_problem(await http.post(RUNS, json={"agent": "other"}, headers=key), 422)
+
+
 async def test_an_idempotency_key_that_comes_at_once_many_times_makes_one_run(http: httpx2.AsyncClient) -> None:
     """Twenty clients race: one 201, the rest 200, one run."""
     answers = await asyncio.gather(
@@ -526,10 +547,13 @@ async def test_what_is_not_served_is_a_problem_too(
 
 
 async def test_the_probes_say_alive_and_ready(http: httpx2.AsyncClient) -> None:
-    """200 each, in a process that has all it needs."""
+    """200 each, in a process that has all it needs; also to a monitor that asks by HEAD."""
     assert (await http.get("/healthz")).status_code == 200
     ready = await http.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+    for path in ("/healthz", "/readyz"):
+        head = await http.head(path)
+        assert (head.status_code, head.content) == (200, b"")
 
 
 async def test_a_schema_that_is_behind_is_not_ready(http: httpx2.AsyncClient, server: Reading) -> None:

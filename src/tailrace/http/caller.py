@@ -45,6 +45,10 @@ class Caller:
             tenant=self.principal.tenant or DEFAULT_TENANT,
         )
 
+    async def has_used(self, idempotency_key: str) -> bool:
+        """Return whether they have started a run with this key."""
+        return await self.services.runs.key_used(idempotency_key, self.principal.tenant or DEFAULT_TENANT)
+
     async def run(self, run_id: str) -> RunRow:
         """Return a run of theirs."""
         return await self.services.runs.get(run_id, tenant=self.principal.tenant)

@@ -41,7 +41,9 @@ def start_endpoint(get_services: GetServices) -> Endpoint:
         settings = services.settings
         body = start_run(await read_json(request, settings.max_body_bytes, settings.request_seconds))
         key = check_idempotency_key(request.headers.get("idempotency-key"))
-        await _require_agent(services, body.agent)
+        # A repeat is answered by what its key has started, whether or not anybody serves that agent today.
+        if not (await _is_known(services, body.agent) or (key is not None and await caller.has_used(key))):
+            raise await _not_known(services, body.agent)
         run, is_new = await caller.start(body, key)
         location = f"{request.scope.get('root_path', '')}{PREFIX}/{run.id}"
         return json_answer(view_of(run), status=201 if is_new else 200, headers={"Location": location})
@@ -125,8 +127,11 @@ def json_answer(document: dict[str, Any], *, status: int = 200, headers: dict[st
     return Response(orjson.dumps(document), status_code=status, media_type="application/json", headers=headers)
 
 
-async def _require_agent(services: Services, agent: str) -> None:
-    if agent not in services.agents and not await services.leases.agent_known(agent):
-        known = sorted({*services.agents, *await services.leases.known_agents()})
-        hint = f"known are {', '.join(known)}" if known else "none is known; start a worker that has it"
-        raise AgentNotFound(f"there is no agent {agent!r}; {hint}")
+async def _is_known(services: Services, agent: str) -> bool:
+    return agent in services.agents or await services.leases.agent_known(agent)
+
+
+async def _not_known(services: Services, agent: str) -> AgentNotFound:
+    known = sorted({*services.agents, *await services.leases.known_agents()})
+    hint = f"known are {', '.join(known)}" if known else "none is known; start a worker that has it"
+    return AgentNotFound(f"there is no agent {agent!r}; {hint}")

@@ -23,11 +23,14 @@ def probes(get_services: GetServices) -> APIRouter:
     router = APIRouter(tags=["operations"])
     operator = caller_with(get_services, Scope.ADMIN)
 
+    # Monitors ask by HEAD as well; a server sends the same head, and no body.
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz", summary="Say whether the process is alive", response_class=Response)
     async def healthz() -> Response:
         """Answer, and ask neither the database nor the bus: for liveness probes. Needs no key."""
         return _json({"status": "ok"})
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get(
         "/readyz",
         summary="Say whether the process can do its work",

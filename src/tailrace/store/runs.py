@@ -110,6 +110,10 @@ class Runs:
                 return await self.get(earlier["id"], tenant=request.tenant)
         raise RunExists(f"a run with the id {request.run_id!r} exists; choose another, or leave the id out")
 
+    async def key_used(self, idempotency_key: str, tenant: str) -> bool:
+        """Return whether the tenant has started a run with this key."""
+        return await self._database.row("run_of_key", idempotency_key, tenant) is not None
+
     async def get(self, run_id: str, *, tenant: str | None = None) -> RunRow:
         """Return a run, or raise ``RunNotFound``."""
         # An id that no run can have is not worth a question, and may hold what Postgres refuses.
