@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx2
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.postgres import PostgresBus
@@ -18,13 +15,9 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
-from tests.read_support import PATIENCE_SECONDS, HandWrittenRun, ServerProcess, publish_all, until
+from tests.browser_support import HostProcess
+from tests.read_support import PATIENCE_SECONDS, HandWrittenRun, publish_all, until
 
-ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-HOST = Path(__file__).parent / "host.py"
 FOLLOW = """
 (url) => {
     window.seen = [];
@@ -37,32 +30,6 @@ FOLLOW = """
 }
 """
 CLOSED = "() => window.source.readyState === EventSource.CLOSED"
-
-
-class HostProcess(ServerProcess):
-    """A FastAPI application of a user that mounts Tailrace and serves a page beside it, in a process of its own."""
-
-    def command(self) -> list[str]:
-        return [sys.executable, str(HOST), str(self.port)]
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    executable = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
-    if executable is None:
-        pytest.skip("no chromium on PATH or in /usr/bin: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        try:
-            yield await browser.new_page()
-        finally:
-            await browser.close()
-
-
-@pytest.fixture
-def host(settings: Callable[..., Settings]) -> Iterator[HostProcess]:
-    with HostProcess(settings()) as started:
-        yield started
 
 
 @pytest.fixture
