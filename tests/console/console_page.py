@@ -28,6 +28,11 @@ const watch = () => {
 new MutationObserver(watch).observe(document, { childList: true, subtree: true });
 """
 
+HIDE = """(hidden) => {
+    Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
+    document.dispatchEvent(new Event('visibilitychange'));
+}"""
+
 
 class Console:
     """The page at ``url``; ``complaints`` are what the browser's console had to say against it."""
@@ -68,6 +73,10 @@ class Console:
     async def until(self, script: str, argument: object = None) -> None:
         """Wait until a JavaScript function of the page says true."""
         await self.page.wait_for_function(script, arg=argument, timeout=PATIENCE_MS)
+
+    async def hide(self, *, hidden: bool) -> None:
+        """Let the page believe that its tab was hidden, or is seen again."""
+        await self.page.evaluate(HIDE, hidden)
 
     async def give_key(self, key: str) -> None:
         """Type a key into the dialog, which must be asked for, and use it."""

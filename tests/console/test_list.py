@@ -27,6 +27,7 @@ async def test_the_newest_runs_come_first_are_filtered_paged_and_refreshed(
     await publish_all(database, bus)
     ended = await HandWrittenRun.start(database, "third")
     await ended.append_many(3)
+    await page.clock.install()
     console = Console(page, api.url)
     await console.open()
     rows = console.find(".runs tbody tr")
@@ -42,6 +43,7 @@ async def test_the_newest_runs_come_first_are_filtered_paged_and_refreshed(
     await ended.finish()
     await publish_all(database, bus)
     await HandWrittenRun.start(database, "fourth")
+    await page.clock.run_for(5_000)
     await expect(rows.first.locator("td.id")).to_have_text("fourth")
     await expect(rows.nth(1).locator("td.state")).to_have_text("finished")
     await expect(rows.nth(1).locator("td.backlog")).to_have_text("0")
@@ -72,34 +74,32 @@ async def test_the_newest_runs_come_first_are_filtered_paged_and_refreshed(
     assert console.complaints == []
 
 
-async def test_a_hidden_tab_asks_for_nothing(page: Page, api: ServerProcess, database: Database) -> None:
+async def test_a_hidden_tab_asks_for_nothing(page: Page, settings: Callable[..., Settings]) -> None:
     """However long it is hidden; it looks at once when it is seen again, and then every five seconds."""
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if "/api/" in request.url else None)
     await page.clock.install()
-    console = Console(page, api.url)
-    await console.open()
-    await console.says(".empty", "No runs yet.")
-    hide = """(state) => {
-        Object.defineProperty(document, 'hidden', { value: state === 'hidden', configurable: true });
-        document.dispatchEvent(new Event('visibilitychange'));
-    }"""
-    await page.evaluate(hide, "hidden")
-    await HandWrittenRun.start(database, "r")
-    asked.clear()
-    await page.clock.run_for(3_600_000)
-    assert asked == []
-    await page.evaluate(hide, "visible")
-    await expect(console.find(".runs tbody tr")).to_have_count(1)
-    await HandWrittenRun.start(database, "s")
-    await page.clock.run_for(5_000)
-    await expect(console.find(".runs tbody tr")).to_have_count(2)
+    async with reading(settings()) as server:
+        console = Console(page, server.url)
+        await console.open()
+        await console.says(".empty", "No runs yet.")
+        await console.hide(hidden=True)
+        await server.run("r")
+        asked.clear()
+        await page.clock.run_for(3_600_000)
+        assert asked == []
+        await console.hide(hidden=False)
+        await expect(console.find(".runs tbody tr")).to_have_count(1)
+        await server.run("s")
+        await page.clock.run_for(5_000)
+        await expect(console.find(".runs tbody tr")).to_have_count(2)
     # A third look may be due by the clock that goes on; not one a second.
     assert 2 <= len(asked) <= 4
 
 
 async def test_postgres_away_is_told_in_the_words_of_the_problem(page: Page, settings: Callable[..., Settings]) -> None:
     """The title and the detail, that it is tried again, and nothing of it once Postgres is back."""
+    await page.clock.install()
     async with reading(settings()) as server:
         await server.run("r")
         console = Console(page, server.url)
@@ -108,7 +108,10 @@ async def test_postgres_away_is_told_in_the_words_of_the_problem(page: Page, set
         with away(server.services):
             await page.reload()
             await console.says("#notice", "Service Unavailable: ")
-            await console.says("#notice", "It is tried again in ")
+            await console.says("#notice", "It is tried again in 5 s.")
+            await page.clock.run_for(5_000)
+            await console.says("#notice", "It is tried again in 10 s.")
+        await page.clock.run_for(10_000)
         await expect(console.find("#notice")).to_be_hidden()
         await expect(console.find(".runs tbody tr")).to_have_count(1)
 

@@ -16,9 +16,9 @@ from tailrace.model.run import RunState
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.runs import RunRequest, Runs
-from tests.archive_support import archive_all, finished
+from tests.archive_support import archive_all, finished, objects_in
 from tests.console.console_page import Console
-from tests.read_support import HandWrittenRun, ServerProcess, custom, publish_all
+from tests.read_support import HandWrittenRun, ServerProcess, custom, publish_all, reading
 
 T = 1_790_000_000_000
 # Reverses what follows it, where it is not held back.
@@ -29,7 +29,9 @@ HOSTILE = f"<img src=x onerror=\"document.title='owned'\">{OVERRIDE}gpj</script>
 async def test_a_live_run_is_watched_to_its_end_through_a_restart_of_the_server(
     page: Page, api: ServerProcess, database: Database, bus: LocalFirst
 ) -> None:
-    """Each event is put on the page once and in order; the line says how it is, and the end is complete."""
+    """And through a time in which its tab is hidden: each event is put on the page once and in order; the line says how
+    it is, and the end is complete.
+    """
     run = await HandWrittenRun.start(database, "r")
     await run.append(draft.node_started("Read", T), draft.node_started("Read", T + 100))
     await run.append(draft.node_finished("Read", T + 1500), draft.node_started("Think", T + 1500))
@@ -50,7 +52,12 @@ async def test_a_live_run_is_watched_to_its_end_through_a_restart_of_the_server(
     await expect(console.find(".log li")).to_have_count(26)
     await console.says(".line", "live")
     await expect(console.find("#notice")).to_be_hidden()
+    await console.hide(hidden=True)
+    await console.says(".line", "paused")
     await run.append_many(20, {"text": "x" * 500})
+    await publish_all(database, bus)
+    await console.hide(hidden=False)
+    await expect(console.find(".log li")).to_have_count(46)
     await run.finish()
     await publish_all(database, bus)
 
@@ -123,7 +130,7 @@ async def test_of_a_long_run_some_hundreds_of_events_are_on_the_page(
 
 
 async def test_what_a_run_says_is_text_and_nothing_else(
-    page: Page, api: ServerProcess, database: Database, bus: LocalFirst, runs: Runs
+    page: Page, settings: Callable[..., Settings], database: Database, runs: Runs
 ) -> None:
     """Markup, scripts, characters that reverse others, and very long names: in the list, and everywhere on its page."""
     of_input = f'{{"number":12345678901234567890,{json.dumps(HOSTILE)}:[{json.dumps(HOSTILE)}]}}'
@@ -137,37 +144,40 @@ async def test_what_a_run_says_is_text_and_nothing_else(
         draft.run_failed(ValueError(HOSTILE), T + 9, max_bytes=1 << 16),
         state=RunState.FAILED,
     )  # fmt: skip
-    await publish_all(database, bus)
-    console = Console(page, api.url)
-    await page.set_viewport_size({"width": 360, "height": 640})
-    await console.open()
-    await console.says(".runs", "agent <img src=x onerror=")
-    await page.get_by_role("link", name="bad").click()
-    await console.says(".input pre", '"number": 12345678901234567890')
-    await console.says(".input pre", "\\u202e")
-    await page.evaluate("location.hash = '#run=r'")
-    await expect(console.find(".log li")).to_have_count(7)
-    await console.says(".failure .message", HOSTILE.replace(OVERRIDE, "\\u202e"))
-    await console.says(".log li:nth-child(5)", "<svg onload=alert(1)>")
-    await console.find(".log summary").first.click()
-    await console.says(".log pre", HOSTILE.replace(OVERRIDE, "\\u202e").replace('"', '\\"'))
-    await console.says(".log pre", "__proto__")
-    await console.says(".nodes", "<b>Node</b>")
-    await console.says(".nodes", long)
-    for fragment in ("#run=r", "#run=bad", f"#run={HOSTILE}", "#state=<b>&agent=<b>", "#cursor=%00"):
-        await page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
-        await expect(console.find("h1")).to_be_visible()
-        assert await page.evaluate("document.querySelectorAll('img, svg, iframe, main script, [onerror]').length") == 0
-        assert await page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert "owned" not in await page.title()
-    # Refusals of the API are noted by the browser itself; a violation of the policy would be another text.
-    assert [text for text in console.complaints if not text.startswith("Failed to load resource: ")] == []
+    async with reading(settings()) as server:
+        await server.publish()
+        console = Console(page, server.url)
+        await page.set_viewport_size({"width": 360, "height": 640})
+        await console.open()
+        await console.says(".runs", "agent <img src=x onerror=")
+        await page.get_by_role("link", name="bad").click()
+        await console.says(".input pre", '"number": 12345678901234567890')
+        await console.says(".input pre", "\\u202e")
+        await page.evaluate("location.hash = '#run=r'")
+        await expect(console.find(".log li")).to_have_count(7)
+        await console.says(".failure .message", HOSTILE.replace(OVERRIDE, "\\u202e"))
+        await console.says(".log li:nth-child(5)", "<svg onload=alert(1)>")
+        await console.find(".log summary").first.click()
+        await console.says(".log pre", HOSTILE.replace(OVERRIDE, "\\u202e").replace('"', '\\"'))
+        await console.says(".log pre", "__proto__")
+        await console.says(".nodes", "<b>Node</b>")
+        await console.says(".nodes", long)
+        for fragment in ("#run=r", "#run=bad", f"#run={HOSTILE}", "#state=<b>&agent=<b>", "#cursor=%00"):
+            await page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
+            await expect(console.find("h1")).to_be_visible()
+            assert (
+                await page.evaluate("document.querySelectorAll('img, svg, iframe, main script, [onerror]').length") == 0
+            )
+            assert await page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert "owned" not in await page.title()
+        # Refusals of the API are noted by the browser itself; a violation of the policy would be another text.
+        assert [text for text in console.complaints if not text.startswith("Failed to load resource: ")] == []
 
 
 async def test_an_archived_run_is_as_any_other(
     page: Page, settings: Callable[..., Settings], database: Database, tmp_path: Path
 ) -> None:
-    """Its events come from the archive, by the same addresses."""
+    """Its events come from the archive, by the same addresses; those that are lost for good are said to be."""
     await finished(database, "old", events=40)
     assert (await archive_all(database, tmp_path)).runs == 1
     with ServerProcess(settings(), TAILRACE_ARCHIVE_URL=str(tmp_path)) as api:
@@ -178,6 +188,15 @@ async def test_an_archived_run_is_as_any_other(
         await page.get_by_label("Type").select_option("RunFinished")
         assert await console.seqs() == [43]
         assert console.complaints == []
+        for path in objects_in(tmp_path):
+            path.unlink()
+        # It remembers what it has read.
+        await asyncio.to_thread(api.kill)
+        await asyncio.to_thread(api.start)
+        await page.reload()
+        await console.says(".log .told", "Events up to 42 are gone for good.")
+        await console.says(".line", "complete")
+        assert await console.seqs() == [43]
 
 
 async def test_runs_are_started_and_cancelled(page: Page, settings: Callable[..., Settings]) -> None:

@@ -11,6 +11,8 @@ export const TYPES = [
 ];
 export const SHOWN_MAX = 300;
 const BATCH = 60;
+// Of a flood no batch is read anyway; drawn this far apart, they leave the tab its time for keys and scrolling.
+const FLOOD_PACE_MS = 200;
 const PAGE = 150;
 // With a filter most of what is read may be left out; so much is read before one is told so.
 const SEARCHED = 1000;
@@ -30,7 +32,8 @@ export class EventLog {
     );
     Object.assign(this, { runId, signal, type: "", kept: [], keptLength: 0, last: position, floor: 0 });
     // On the page is whatever passes the filter of the events after `from` up to `upto`.
-    Object.assign(this, { from: position, upto: position, following: true, pending: [], frame: 0, isReading: false });
+    Object.assign(this, { from: position, upto: position, following: true, pending: [], isReading: false });
+    Object.assign(this, { isDue: false, isFlood: false });
     for (const [name, button] of Object.entries(this.buttons)) button.addEventListener("click", () => this[name]());
     this.say();
   }
@@ -154,16 +157,21 @@ export class EventLog {
   }
 
   soon() {
-    if (this.frame === 0) this.frame = requestAnimationFrame(() => this.draw());
+    if (this.isDue) return;
+    this.isDue = true;
+    const frame = () => requestAnimationFrame(() => this.draw());
+    if (this.isFlood) setTimeout(frame, FLOOD_PACE_MS);
+    else frame();
   }
 
   draw() {
-    this.frame = 0;
+    this.isDue = false;
+    this.isFlood = this.pending.length > SHOWN_MAX;
     if (this.signal.aborted) return;
     if (this.following) {
       const { scroller, list } = this;
       const isAtEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 40;
-      if (this.pending.length > SHOWN_MAX) {
+      if (this.isFlood) {
         this.pending.splice(0, this.pending.length - SHOWN_MAX);
         this.from = this.pending[0].seq - 1;
         list.replaceChildren();
@@ -206,7 +214,7 @@ function line(event) {
   if (event.data !== undefined) what.append(" ", dataOf(event));
   item.append(
     el("span", { class: "seq", text: String(event.seq) }),
-    timeOf(event.ts, { withDay: false }),
+    timeOf(event.ts, "event"),
     el("span", { class: `type ${TYPES.includes(event.type) ? event.type : ""}`, text: shown(event.type) }),
     what,
   );
@@ -219,6 +227,10 @@ function dataOf(event) {
   const head = el("code", { class: "untrusted", text: `${shown(text.slice(0, INLINE_MAX))}…` });
   const made = el("details", {}, el("summary", {}, head, el("span", { class: "muted", text: ` ${bytes(text.length)}` })));
   // Made when it is opened: most never are.
-  made.addEventListener("toggle", () => made.append(jsonBlock(event.data, `Data of event ${event.seq}`)), { once: true });
+  const open = () => {
+    made.append(jsonBlock(event.data, `Data of event ${event.seq}`));
+    made.scrollIntoView({ block: "nearest" });
+  };
+  made.addEventListener("toggle", open, { once: true });
   return made;
 }

@@ -1,7 +1,7 @@
 // The newest runs, refreshed while somebody looks.
 
 import { listRuns, now, Problem } from "./api.js";
-import { count, duration, el, fromTemplate, put, shown, tell, timeOf } from "./text.js";
+import { count, duration, el, fromTemplate, put, sentence, shown, tell, timeOf } from "./text.js";
 
 const PAGE = 50;
 const REFRESH_MS = 5000;
@@ -59,7 +59,7 @@ export class ListView {
       waitMs = Math.min(REFRESH_MAX_MS, REFRESH_MS * 2 ** (this.failures - 1));
       const again = problem.passes ? ` It is tried again in ${Math.round(waitMs / 1000)} s.` : "";
       const places = problem.errors.map(({ pointer, detail }) => `${pointer} ${detail}`).join("; ");
-      this.tools.notice(`${problem.message}${places && ` (${places})`}.${again}`);
+      this.tools.notice(`${sentence(problem.message + (places && ` (${places})`))}${again}`);
       if (!problem.passes) return;
     }
     if (!document.hidden && !this.leaving.signal.aborted) this.timer = setTimeout(() => this.refresh(), waitMs);
@@ -81,7 +81,7 @@ export class ListView {
     const isFiltered = this.query.get("state") || this.query.get("agent");
     const none = isFiltered ? "No runs are like this." : "No runs yet.";
     tell(this.find(".empty"), runs.length ? null : none);
-    this.find(".fresh").replaceChildren("as of ", timeOf(Date.now(), { withDay: false }));
+    this.find(".fresh").replaceChildren("as of ", timeOf(now(), "now"));
     const { older, newest } = { older: this.find(".older"), newest: this.find(".newest") };
     const filters = { state: this.query.get("state"), agent: this.query.get("agent") };
     older.hidden = nextCursor === null;

@@ -4,7 +4,7 @@ import { hasKey, useKey } from "./api.js";
 import { ListView } from "./list.js";
 import { RunView } from "./run.js";
 import { StartView } from "./start.js";
-import { el, put, shown, tell } from "./text.js";
+import { el, put, sentence, shown, tell } from "./text.js";
 
 const AGENTS_MAX = 200;
 const VISIBLE_ASCII = /^[!-~]+$/;
@@ -17,6 +17,8 @@ let view = null;
 const tools = {
   /** Tell above the page what is the matter, null for nothing. */
   notice: (text) => tell(byId("notice"), text === null ? null : shown(text)),
+  /** Show the same anew, from nothing. */
+  again: () => route(),
   announce: (text) => put(byId("announcer"), text),
   confirm,
   /** Offer these names where an agent is asked for. */
@@ -30,7 +32,7 @@ const tools = {
   /** Whether the server wants a key, or another one; if so it is asked for, and then the view begins anew. */
   isRefused(problem, { stays = false } = {}) {
     if (problem.status !== 401) return false;
-    tools.notice(`${problem.message}.`);
+    tools.notice(sentence(problem.message));
     askForKey(problem, stays);
     return true;
   },
@@ -56,7 +58,7 @@ function route() {
 function askForKey(problem, stays) {
   const dialog = byId("key");
   keyButton.hidden = false;
-  put(dialog.querySelector(".why"), problem && hasKey() ? shown(`${problem.message}.`) : "Runs are shown to those who have one.");
+  put(dialog.querySelector(".why"), problem && hasKey() ? shown(sentence(problem.message)) : "Runs are shown to those who have one.");
   dialog.dataset.stays = stays ? "yes" : "";
   tell(dialog.querySelector(".fault"), null);
   if (!dialog.open) dialog.showModal();

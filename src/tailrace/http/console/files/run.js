@@ -4,7 +4,7 @@ import { cancelRun, getRun, now, Problem, readEvents } from "./api.js";
 import { EventLog, TYPES } from "./events.js";
 import { Following } from "./follow.js";
 import { NodeList, Nodes } from "./nodes.js";
-import { count, duration, el, fromTemplate, jsonBlock, put, shown, tell, timeOf } from "./text.js";
+import { count, duration, el, fromTemplate, jsonBlock, put, sentence, shown, tell, timeOf } from "./text.js";
 
 export const ENDED = new Set(["finished", "failed", "cancelled"]);
 // A run is followed from this many events before its end; what is before them is read when somebody asks.
@@ -94,7 +94,7 @@ export class RunView {
     if (!(problem instanceof Problem)) throw problem;
     if (this.tools.isRefused(problem)) return;
     const again = problem.passes ? " It is tried again." : "";
-    this.tools.notice(`${problem.message}.${again}`);
+    this.tools.notice(`${sentence(problem.message)}${again}`);
   }
 
   draw(run) {
@@ -140,6 +140,7 @@ export class RunView {
 
   /** Draw what never changes, and follow the run. */
   begin(run) {
+    this.find(".body").hidden = false;
     this.drawValue(".input", run.input, "Input");
     const position = Math.max(0, run.nextSeq - 1 - TAIL);
     this.log = new EventLog(this.find(".log"), this.runId, position, this.leaving.signal);
@@ -158,6 +159,8 @@ export class RunView {
       },
       hasAll: async (seq) => {
         const row = await this.look();
+        // Purged and started again, or the database is an earlier one: it is another run of this name.
+        if (row.lastSeq < seq) this.tools.again();
         return ENDED.has(row.state) && seq >= row.lastSeq;
       },
     });
@@ -237,7 +240,7 @@ export class RunView {
     } catch (problem) {
       if (this.leaving.signal.aborted) return;
       if (!(problem instanceof Problem)) throw problem;
-      if (!this.tools.isRefused(problem)) tell(told, `Not cancelled. ${problem.message}.`);
+      if (!this.tools.isRefused(problem)) tell(told, `Not cancelled. ${shown(sentence(problem.message))}`);
       if (problem.status === 409) this.lookOn();
     } finally {
       button.disabled = false;

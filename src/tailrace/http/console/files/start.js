@@ -2,7 +2,7 @@
 
 import { Problem, startRun } from "./api.js";
 import { linkTo } from "./list.js";
-import { el, fromTemplate, shown, tell } from "./text.js";
+import { el, fromTemplate, sentence, shown, tell } from "./text.js";
 
 const FIELDS = ["agent", "input", "runId"];
 
@@ -74,7 +74,7 @@ export class StartView {
 
   tell(problem) {
     this.told.hidden = false;
-    this.told.replaceChildren(el("p", { text: `Not started. ${shown(problem.message)}.` }));
+    this.told.replaceChildren(el("p", { text: `Not started. ${shown(sentence(problem.message))}` }));
     const places = el("ul");
     for (const { pointer, detail } of problem.errors) {
       const item = el("li", {}, el("code", { class: "untrusted", text: shown(pointer || "/") }), " ", shown(detail));

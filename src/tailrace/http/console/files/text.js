@@ -10,6 +10,7 @@ const DAY_AND_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", t
 const TIME = new Intl.DateTimeFormat(undefined, {
   hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3, hourCycle: "h23",
 });
+const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
 const NUMBER = new Intl.NumberFormat("en");
 
 /** Return the text with what cannot be seen written as \uXXXX. */
@@ -45,16 +46,21 @@ export function fromTemplate(id) {
   return document.getElementById(id).content.cloneNode(true);
 }
 
+/** Return the text as a sentence that ends. */
+export function sentence(text) {
+  return /[.!?…]$/.test(text) ? text : `${text}.`;
+}
+
 export function count(value) {
   return NUMBER.format(value);
 }
 
-/** Make a `time` of an RFC 3339 text or of milliseconds: local to read, UTC on hover. */
-export function timeOf(moment, { withDay = true } = {}) {
+/** Make a `time` of an RFC 3339 text or of milliseconds: local to read, UTC on hover; as a day, of an event, or as now. */
+export function timeOf(moment, format = "day") {
   const date = new Date(moment);
   if (Number.isNaN(date.getTime())) return el("span", { text: "" });
   const iso = date.toISOString();
-  const text = (withDay ? DAY_AND_TIME : TIME).format(date);
+  const text = { day: DAY_AND_TIME, event: TIME, now: CLOCK }[format].format(date);
   return el("time", { datetime: iso, title: `${iso.replace("T", " ").replace("Z", "")} UTC`, text });
 }
 
