@@ -18,7 +18,7 @@ from tailrace.store.database import Database
 from tailrace.store.runs import RunRequest, Runs
 from tests.archive_support import archive_all, finished, objects_in
 from tests.console.console_page import Console
-from tests.read_support import HandWrittenRun, ServerProcess, custom, publish_all, reading
+from tests.read_support import HandWrittenRun, ServerProcess, custom, execute, publish_all, reading
 
 T = 1_790_000_000_000
 # Reverses what follows it, where it is not held back.
@@ -127,6 +127,15 @@ async def test_of_a_long_run_some_hundreds_of_events_are_on_the_page(
     assert await console.seqs() == [2, 4]
     assert await page.evaluate("window.most") == 300
     assert console.complaints == []
+
+    # Purged and started again under its id it is another run, and the page begins anew.
+    await asyncio.to_thread(api.kill)
+    for table in ("run_outbox", "run_events", "runs"):
+        await execute(database, f"delete from tailrace.{table} where {'id' if table == 'runs' else 'run_id'} = 'r'")
+    await HandWrittenRun.start(database, "r")
+    await publish_all(database, bus)
+    await asyncio.to_thread(api.start)
+    await console.says(".range", "1 to 1 of 1")
 
 
 async def test_what_a_run_says_is_text_and_nothing_else(

@@ -147,7 +147,10 @@ export class RunView {
     this.tellPart(position);
     this.following = new Following(this.runId, position, {
       event: (event, length) => this.take(event, length),
-      state: (state) => put(this.find(".line"), LINES[state]),
+      state: (state) => {
+        put(this.find(".line"), LINES[state]);
+        if (state === "ended") this.tick();
+      },
       problem: (problem) => {
         this.isStreamInTrouble = problem !== null;
         if (problem === null) this.tools.notice(null);
