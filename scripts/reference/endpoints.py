@@ -12,7 +12,8 @@ from tailrace.http.api import build_api
 
 INTRODUCTION = """\
 What `GET /openapi.json` says, for people. Paths are under the root of the application. A process of any role serves
-`/healthz`, `/readyz` and `/metrics`; one with the role `api` serves all. Where keys are configured, they are sent as
+`/healthz`, `/readyz` and `/metrics`; one with the role `api` serves all, and `GET /console`, a page for people
+([guide](../guide.md#the-console)) that stands in no OpenAPI document. Where keys are configured, they are sent as
 `Authorization: Bearer …`. Refusals are [problem documents](errors.md#over-http).
 """
 EVENT = """## The event

@@ -86,6 +86,8 @@ def _must_be_there(package: Mapping[str, bytes]) -> list[str]:
         "the mark of a typed package": f"{PACKAGE}/py.typed",
         "the first migration": f"{PACKAGE}/store/migrations/0001_runs_events_outbox.sql",
         "a statement": f"{PACKAGE}/store/sql/append.sql",
+        "the console's page": f"{PACKAGE}/http/console/files/console.html",
+        "the console's program": f"{PACKAGE}/http/console/files/main.js",
     }
     return [f"{what} is missing, {name}" for what, name in wanted.items() if name not in package]
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx2
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
 from tailrace.bus.local_first import LocalFirst
 from tailrace.bus.postgres import PostgresBus
@@ -18,15 +15,10 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
-from tests.patience import PATIENCE_SECONDS
-from tests.read_support import HandWrittenRun, ServerProcess, publish_all, until
+from tests.browser_support import HostProcess
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
+from tests.read_support import HandWrittenRun, publish_all, until
 
-ARGUMENTS = [
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
-PATIENCE_MS = PATIENCE_SECONDS * 1000
-HOST = Path(__file__).parent / "host.py"
 FOLLOW = """
 (url) => {
     window.seen = [];
@@ -39,34 +31,6 @@ FOLLOW = """
 }
 """
 CLOSED = "() => window.source.readyState === EventSource.CLOSED"
-
-
-class HostProcess(ServerProcess):
-    """A FastAPI application of a user that mounts Tailrace and serves a page beside it, in a process of its own."""
-
-    def command(self) -> list[str]:
-        return [sys.executable, str(HOST), str(self.port)]
-
-
-@pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    executable = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
-    if executable is None:
-        pytest.skip("no chromium on PATH or in /usr/bin: apt-get install chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=PATIENCE_MS)
-        try:
-            made = await browser.new_page()
-            made.set_default_timeout(PATIENCE_MS)
-            yield made
-        finally:
-            await browser.close()
-
-
-@pytest.fixture
-def host(settings: Callable[..., Settings]) -> Iterator[HostProcess]:
-    with HostProcess(settings()) as started:
-        yield started
 
 
 @pytest.fixture

@@ -177,6 +177,7 @@ MIGRATION = "tailrace/store/migrations/0003_checks_on_insert.sql"
         (drop("tailrace/py.typed"), "py.typed is missing"),
         (drop(MIGRATION), f"{MIGRATION} is missing"),
         (drop("tailrace/store/sql/append.sql"), "tailrace/store/sql/append.sql is missing"),
+        (drop("tailrace/http/console/files/main.js"), "tailrace/http/console/files/main.js is missing"),
         (drop(f"{INFO}/licenses/LICENSE"), "licenses/LICENSE is missing"),
         (add("tests/test_x.py", b""), "tests/test_x.py does not belong there"),
         (add("tailrace/__pycache__/app.cpython-311.pyc", b""), "app.cpython-311.pyc is no part of a release"),

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tailrace.access.principal import Scope
 from tailrace.errors import Fault, InvalidInput
 from tailrace.http.caller import Caller, caller_with
+from tailrace.http.console.pages import console
 from tailrace.http.direct import PREFIX, DirectRoute, json_answer, start_endpoint, stream_endpoint
 from tailrace.http.openapi import describe
 from tailrace.http.probes import probes
@@ -58,7 +59,7 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
     """Return the ASGI application.
 
     :param get_services: gives the parts of the running App, or raises ``NotStarted``.
-    :param with_runs: serve the API of runs as well as the probes.
+    :param with_runs: serve the API of runs and the console as well as the probes.
     """
     api = FastAPI(
         title="Tailrace",
@@ -74,6 +75,7 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
         unambiguous = [Depends(_refuse_ambiguity)]
         api.include_router(_writing(get_services), dependencies=unambiguous)
         api.include_router(_reading(get_services), dependencies=unambiguous)
+        api.include_router(console())
     generate = api.openapi
     limits = {PREFIX: RUNS_MAX, f"{PREFIX}/{{runId}}/events": EVENTS_MAX}
     api.openapi = lambda: describe(generate(), limits=limits)  # type: ignore[method-assign] # FastAPI's own way to extend it
