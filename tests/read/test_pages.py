@@ -129,6 +129,22 @@ async def test_a_long_log_comes_whole_and_in_order_from_any_position(database: D
         assert found[-1].last_seq == last
 
 
+@pytest.mark.parametrize("size", [100, 12_000, 30_000, 60_000])
+async def test_a_terminal_event_is_seen_as_one_wherever_a_part_ends(
+    database: Database, events: Events, size: int
+) -> None:
+    """Beside others in its part, or alone in it, as behind events so large that a part has one of them."""
+    run = await HandWrittenRun.start(database, "r")
+    for count in range(24):
+        await run.append(custom({"text": "x" * size, "count": count}))
+    last = await run.finish()
+    await publish_all(database, DeafBus())
+    for position in range(last):
+        found = await _backfilled(events, "r", position, last)
+        assert b"".join(chunk.text for chunk in found) == await _expected(events, "r", position, last)
+        assert [chunk.terminal for chunk in found] == [False] * (len(found) - 1) + [True]
+
+
 async def test_pages_stay_bounded_when_large_events_follow_small_ones(database: Database) -> None:
     """A page is planned by the events before it; large ones after small ones must not all come at once."""
     events = HookedEvents(database)

@@ -135,7 +135,8 @@ def _written_out(parts: Sequence[Frames], run_id: str, position: int) -> Iterato
         if each.events:
             position += each.events
             text = written_out(each.text, run_id, each.kind)
-            yield Chunk(text, position, is_terminal(text[text.rfind(b"\n\n", 0, -2) + 2 :]))
+            last = text.rfind(b"\n\n", 0, -2) + 2 if each.events > 1 else 0
+            yield Chunk(text, position, is_terminal(text[last:]))
 
 
 def _sound(found: Frames, after: int, due: int) -> Frames:
