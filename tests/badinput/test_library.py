@@ -17,7 +17,7 @@ for _ in range(100_000):
     DEEP = [DEEP]
 CYCLE: Any = {}
 CYCLE["self"] = CYCLE
-POSITIONS = (-1, 2**63, 10**5000, True, 1.0, float("nan"), "5", "1_000", None, b"5")
+POSITIONS = (-1, 10**19, 10**5000, True, 1.0, float("nan"), "5", "1_000", None, b"5")
 VALUES: dict[str, Any] = {
     "nan": float("nan"), "infinity": [float("-inf")], "2^64": 2**64, "5,000 digits": -(10**5000), "nul": "a\x00",
     "nul key": {"\x00": 1}, "surrogate": "\ud800", "surrogate key": {"\udfff": 1}, "key of int": {1: 1}, "bytes": b"a",
