@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ import asyncpg
 import pytest
 
 from tailrace.bench.catalogue import ROWS
+from tailrace.bench.children import child
 from tailrace.store.database import Database
 from tailrace.store.runs import Runs
 from tests.local.processes import is_alive
@@ -29,10 +31,12 @@ async def schemas(url: str) -> set[str]:
     return {row["nspname"] for row in found}
 
 
-async def start(folder: Path, url: str, *options: str) -> asyncio.subprocess.Process:
+async def start(
+    folder: Path, url: str, *options: str, scale: Sequence[str] = ("--short",)
+) -> asyncio.subprocess.Process:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tailrace", "bench", "--short", *options,
+        sys.executable, "-m", "tailrace", "bench", *scale, *options,
         cwd=folder, env=kept | {"TAILRACE_DATABASE_URL": url},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
@@ -94,7 +98,8 @@ async def test_an_interrupted_bench_leaves_neither_processes_nor_a_schema(
 ) -> None:
     """Ctrl-C ends the servers and clients of the measurement and removes what it wrote."""
     before = await schemas(tailrace_database)
-    process = await start(tmp_path, tailrace_database, "--only", "hot", "--only", "fanout-100")
+    # It would go on for minutes: whenever the signal comes, it comes in the midst.
+    process = await start(tmp_path, tailrace_database, "--only", "hot", scale=("--seconds", "60"))
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (children := _children(process.pid)) or await schemas(tailrace_database) == before:  # noqa: ASYNC110 - other processes do it
             await asyncio.sleep(0.02)
@@ -106,6 +111,27 @@ async def test_an_interrupted_bench_leaves_neither_processes_nor_a_schema(
         while any(is_alive(int(pid)) for pid in children):  # noqa: ASYNC110 - whoever has adopted one fetches it in its own time
             await asyncio.sleep(0.02)
     assert await schemas(tailrace_database) == before
+
+
+async def test_an_interrupt_while_a_process_is_being_ended_ends_the_measurement(tmp_path: Path) -> None:
+    """It kills the process, which does not end when asked, and is not taken for the process's own affair."""
+    asked = asyncio.Event()
+    pids: list[int] = []
+
+    async def measure() -> None:
+        async with child(["sh", "-c", "trap '' TERM; echo ready; read line"], folder=tmp_path) as process:
+            assert process.stdout is not None
+            await process.stdout.readline()
+            pids.append(process.pid)
+            asked.set()
+
+    measuring = asyncio.create_task(measure())
+    await asked.wait()
+    await asyncio.sleep(0)  # It has left the block, and waits for the process.
+    measuring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await measuring
+    assert not is_alive(pids[0])
 
 
 def _children(pid: int) -> list[str]:

@@ -138,10 +138,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     try:
         async with asyncio.timeout(STOP_SECONDS):
             await process.wait()
-    except (TimeoutError, asyncio.CancelledError):
+    except (TimeoutError, asyncio.CancelledError) as error:
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
+        if isinstance(error, asyncio.CancelledError):
+            raise  # Whoever interrupts the measurement means all of it, not this process alone.
 
 
 def _die_with_parent() -> None:
