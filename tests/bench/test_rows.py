@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -31,20 +32,33 @@ async def schemas(url: str) -> set[str]:
     return {row["nspname"] for row in found}
 
 
-async def start(
+@asynccontextmanager
+async def started(
     folder: Path, url: str, *options: str, scale: Sequence[str] = ("--short",)
-) -> asyncio.subprocess.Process:
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the bench; what is left of it at the end of the block is killed, lest later tests be blamed for it."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tailrace", "bench", *scale, *options,
-        cwd=folder, env=kept | {"TAILRACE_DATABASE_URL": url},
+        cwd=folder, env=kept | {"TAILRACE_DATABASE_URL": url}, preexec_fn=_interruptible,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+def _interruptible() -> None:
+    # A shell starts what it runs in the background deaf to SIGINT, and all that this starts inherits it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 async def document(folder: Path, url: str, *options: str) -> dict[str, Any]:
-    process = await start(folder, url, "--json", *options)
-    out, said = await process.communicate()
+    async with started(folder, url, "--json", *options) as process:
+        out, said = await process.communicate()
     assert process.returncode == 0, out.decode() + said.decode()
     found: dict[str, Any] = json.loads(out)
     return found
@@ -84,8 +98,8 @@ async def test_the_chart_is_svg_and_the_table_says_whether_goals_were_reached(
     tailrace_database: str, tmp_path: Path
 ) -> None:
     """`--chart` writes a picture; without `--json` a person reads the table."""
-    process = await start(tmp_path, tailrace_database, "--only", "append", "--chart", "chart.svg")
-    out, _ = await process.communicate()
+    async with started(tmp_path, tailrace_database, "--only", "append", "--chart", "chart.svg") as process:
+        out, _ = await process.communicate()
     assert "bare group commit" in out.decode()
     assert "reached" in out.decode()
     root = ElementTree.fromstring((tmp_path / "chart.svg").read_text("utf-8"))  # noqa: S314 - our own
@@ -99,13 +113,13 @@ async def test_an_interrupted_bench_leaves_neither_processes_nor_a_schema(
     """Ctrl-C ends the servers and clients of the measurement and removes what it wrote."""
     before = await schemas(tailrace_database)
     # It would go on for minutes: whenever the signal comes, it comes in the midst.
-    process = await start(tmp_path, tailrace_database, "--only", "hot", scale=("--seconds", "60"))
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not (children := _children(process.pid)) or await schemas(tailrace_database) == before:  # noqa: ASYNC110 - other processes do it
-            await asyncio.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        await process.communicate()
+    async with started(tmp_path, tailrace_database, "--only", "hot", scale=("--seconds", "60")) as process:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (children := _children(process.pid)) or await schemas(tailrace_database) == before:  # noqa: ASYNC110 - other processes do it
+                await asyncio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await process.communicate()
     assert process.returncode == 130
     async with asyncio.timeout(PATIENCE_SECONDS):
         while any(is_alive(int(pid)) for pid in children):  # noqa: ASYNC110 - whoever has adopted one fetches it in its own time
@@ -142,8 +156,8 @@ async def test_a_row_that_is_not_there_is_a_usage_error_that_names_the_rows(
     tailrace_database: str, tmp_path: Path
 ) -> None:
     """A misspelt row measures nothing."""
-    process = await start(tmp_path, tailrace_database, "--only", "apend")
-    _, said = await process.communicate()
+    async with started(tmp_path, tailrace_database, "--only", "apend") as process:
+        _, said = await process.communicate()
     assert process.returncode == 2
     assert "'apend'" in said.decode()
     assert "append" in said.decode()
