@@ -18,10 +18,11 @@ from tailrace.store.migrate import upgrade
 from tailrace.store.outbox import Outbox
 from tailrace.store.runs import Runs
 from tailrace.telemetry import Happening, Telemetry
+from tests.patience import PATIENCE_MS
 
 _SCHEMAS = itertools.count(1)
 # Far beyond what a statement takes: Postgres may have to wait for the machine's disk, and these tests do for Postgres.
-TX_TIMEOUT_MS = 30_000
+TX_TIMEOUT_MS = PATIENCE_MS
 # An example that takes long says something of the machine, and nothing of what it is an example of.
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")

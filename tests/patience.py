@@ -5,4 +5,4 @@ from __future__ import annotations
 # Far beyond what anything takes here: it is no measure of speed, and only a test that fails ever waits for so long.
 PATIENCE_SECONDS = 60.0
 # As playwright counts.
-PATIENCE_MS = PATIENCE_SECONDS * 1000
+PATIENCE_MS = round(PATIENCE_SECONDS * 1000)

@@ -13,7 +13,7 @@ from tests.outage.cluster import Cluster
 ROLE, DATABASE, PASSWORD = "app", "app", "secret"
 SCHEMA = "healing"
 # Longer than a machine stands still: a server that was frozen past its lease counts as dead.
-LEASE_SECONDS = 6
+LEASE_SECONDS = 30
 
 Trouble = Callable[[Cluster], AbstractAsyncContextManager[None]]
 TROUBLES: dict[str, tuple[Trouble, set[int]]] = {}

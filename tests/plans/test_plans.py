@@ -160,6 +160,7 @@ STATEMENTS: dict[str, tuple[list[Any], int]] = {
     "run_cancel": (["r50500", 1, "default"], 4),
     "lease_renew": ([RUN_IDS, [1] * 50, 30.0], IN_PROGRESS + 100),
     "lease_release": ([RUN_IDS, [1] * 50, "w"], IN_PROGRESS + 100),
+    "lease_held": (["w"], IN_PROGRESS),
     "lease_cancelled": ([RUN_IDS], IN_PROGRESS + 100),
     "steps_kept": (["r777"], 0),
     "archive_candidates": ([0.0, datetime(1, 1, 1, tzinfo=UTC), "", 100], 200),

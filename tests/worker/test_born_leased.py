@@ -104,17 +104,6 @@ async def test_what_was_born_without_an_answer_is_given_back(
     assert await value(database, "select count(*) from tailrace.runs") == 1
 
 
-async def test_a_lease_of_another_worker_is_not_given_back(settings: MakeSettings, runs: Runs, leases: Leases) -> None:
-    """The start was lost and repeated, and another worker has claimed the run, under the same epoch."""
-    async with running(settings(), {"other": nothing}) as app:
-        host = host_of(app)
-        await runs.create(RunRequest("lost", AGENT, None, NOW_MS))
-        (lease,) = await claim(leases, worker="elsewhere")
-        host.settle(["lost"], None, asyncio.get_running_loop().time())
-        await app.ended(await app.start("other"))  # claims, or is born, after what is not known was given back
-        assert await leases.renew({lease.run_id: lease.epoch}, 30) == {lease.run_id}
-
-
 async def test_what_is_born_while_the_worker_stops_is_given_back(
     database: Database, settings: MakeSettings, runs: Runs, leases: Leases
 ) -> None:

@@ -54,6 +54,10 @@ class Leases:
         """Give the worker's leases back, so that another one takes the runs at once."""
         await self._database.rows("lease_release", list(epochs), list(epochs.values()), worker)
 
+    async def held(self, worker: str) -> dict[str, int]:
+        """Return the epochs of the leases, over or not, that stand under this worker's name, by run."""
+        return {row["id"]: row["epoch"] for row in await self._database.rows("lease_held", worker)}
+
     async def outlived(self, epochs: Mapping[str, int]) -> None:
         """Tell that these leases ended while their worker lived and could not reach Postgres: nobody has died."""
         await self._database.rows("lease_outlived", list(epochs), list(epochs.values()))

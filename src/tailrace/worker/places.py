@@ -1,51 +1,89 @@
-"""Places: how many runs this worker may still take, and those that it may have without knowing.
+"""Places: how many runs this worker may still take, and the leases that it may have without knowing.
 
 A place is taken by a run in progress, by a claim on its way, by a start on its way that is to be born under this
-worker's lease (docs/adr/0027), or by such a start whose answer was lost.  Of the last kind nobody executes the run, if
-it is there at all: it is given back as soon as Postgres answers, before anything is claimed, and its place with it.
+worker's lease (docs/adr/0027), or by one of these whose answer was lost.
+
+Whose answer was lost, a claim or a start, may have given this worker a lease for a run that it does not execute; and
+since Postgres may execute a statement after its client has given it up, even in a while.  Left alone, the lease would
+run out and count as a death (docs/adr/0017).  So the worker looks for leases under its own name and gives back those
+that it does not know of, before it claims anything, and again until it has looked for as long as a lease lasts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from tailrace.errors import DatabaseUnavailable
 from tailrace.store.leases import Leases
+from tailrace.worker.execution import Execution
 
-# The epoch of a run that was born with a lease.
-BORN_EPOCH = 1
+# A lease that was found counts as unknown after so long: before, the answer that brings it may be on its way.
+UNKNOWN_SECONDS = 0.5
 
 
 class Places:
     """Counts what is on its way to a worker that executes at most ``concurrency`` runs."""
 
-    def __init__(self, worker: str, leases: Leases, concurrency: int) -> None:
+    def __init__(self, worker: str, leases: Leases, *, concurrency: int, lease_seconds: float) -> None:
         self._worker = worker
         self._leases = leases
         self._concurrency = concurrency
-        self._unsure: set[str] = set()
+        self._lease_seconds = lease_seconds
+        self._lost = 0
+        # When Postgres first answered a look after the last loss, and when each unknown lease was first found.
+        self._since: float | None = None
+        self._found: dict[tuple[str, int], float] = {}
         self.claiming = 0
         self.starting = 0
+        # Whether there may be leases that this worker does not know of.
+        self.looking = False
 
     def room(self, executing: int) -> int:
         """Return how many places are free beside so many runs in progress."""
-        return self._concurrency - executing - self.claiming - self.starting - len(self._unsure)
+        return self._concurrency - executing - self.claiming - self.starting - self._lost - len(self._found)
 
-    @property
-    def unsure(self) -> dict[str, int]:
-        """The epochs of the leases that this worker may have and executes no run for."""
-        return dict.fromkeys(self._unsure, BORN_EPOCH)
+    @contextmanager
+    def claim(self, places: int) -> Iterator[None]:
+        """Keep so many places for a claim inside the block, and until it is known what it brought."""
+        self.claiming += places
+        try:
+            yield
+        except DatabaseUnavailable as error:
+            if error.sent:
+                self.lose(places)
+            raise
+        finally:
+            self.claiming -= places
 
-    def unknown(self, run_ids: Iterable[str]) -> None:
-        """These runs may have been born under a lease, and are not executed."""
-        self._unsure.update(run_ids)
+    def lose(self, places: int) -> None:
+        """Take note of an answer that was lost: up to so many runs may have been leased to this worker."""
+        self._lost += places
+        self.looking = True
+        self._since = None
 
-    async def give_back_once(self, executing: Container[str]) -> None:
-        """Give back the leases that are not known of; raise ``DatabaseUnavailable`` and keep them if that fails.
+    async def give_back_once(self, executing: Mapping[str, Execution]) -> None:
+        """Give back leases that this worker does not know of; raise ``DatabaseUnavailable`` if that fails.
 
-        :param executing: runs that this worker has by now: the lost start was repeated, and claimed.
+        :param executing: runs in progress, as they are when Postgres has answered.
         """
-        if self._unsure:
-            told = list(self._unsure)
-            epochs = {run_id: BORN_EPOCH for run_id in told if run_id not in executing}
-            await self._leases.release(epochs, worker=self._worker)
-            self._unsure.difference_update(told)
+        if not self.looking:
+            return
+        lost, asked = self._lost, asyncio.get_running_loop().time()
+        held = await self._leases.held(self._worker)
+        now = asyncio.get_running_loop().time()
+        unknown = (
+            (run_id, epoch)
+            for run_id, epoch in held.items()
+            if run_id not in executing or executing[run_id].lease.epoch != epoch
+        )
+        self._found = {lease: self._found.get(lease, now) for lease in unknown}
+        self._lost -= lost
+        if self._since is None:
+            self._since = asked
+        if sure := [lease for lease, found in self._found.items() if now - found >= UNKNOWN_SECONDS]:
+            await self._leases.release(dict(sure), worker=self._worker)
+            for lease in sure:
+                del self._found[lease]
+        self.looking = bool(self._found or self._lost) or now - self._since <= self._lease_seconds

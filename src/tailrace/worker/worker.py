@@ -76,7 +76,7 @@ class Worker:
         self._full = False
         # Whether the last claim has left nothing behind that a new run would overtake.
         self._queue_empty = False
-        self._places = Places(self.name, leases, concurrency)
+        self._places = Places(self.name, leases, concurrency=concurrency, lease_seconds=lease_seconds)
         self.host = Host(self.name, lease_seconds, self._reserve, self._settle)
         self._ended = asyncio.Event()
         self.jobs = asyncio.Event()
@@ -125,13 +125,10 @@ class Worker:
         if limit <= 0 or not self._agents or not self._accepting.is_set():
             return False
         before = asyncio.get_running_loop().time()
-        self._places.claiming = limit
-        try:
+        with self._places.claim(limit):
             leases = await self._leases.claim(
                 worker=self.name, agents=list(self._agents), limit=limit, lease_seconds=self._lease_seconds
             )
-        finally:
-            self._places.claiming = 0
         for lease in leases:
             if self._accepting.is_set():
                 self._begin(lease, self._agents[lease.agent], claimed_at=before)
@@ -150,13 +147,14 @@ class Worker:
         if witnessed < silence or not self._accepting.is_set():
             return False
         before = asyncio.get_running_loop().time()
-        leases = await self._leases.claim_orphans(
-            worker=self.name,
-            limit=ORPHANS_MAX_RUNS,
-            lease_seconds=self._lease_seconds,
-            started_seconds=silence,
-            queued_seconds=max(silence, self._stall_seconds) if witnessed >= self._stall_seconds else None,
-        )
+        with self._places.claim(0):
+            leases = await self._leases.claim_orphans(
+                worker=self.name,
+                limit=ORPHANS_MAX_RUNS,
+                lease_seconds=self._lease_seconds,
+                started_seconds=silence,
+                queued_seconds=max(silence, self._stall_seconds) if witnessed >= self._stall_seconds else None,
+            )
         tasks = [self._begin(lease, None, claimed_at=before) for lease in leases]
         if tasks:
             await asyncio.wait(tasks)
@@ -211,12 +209,12 @@ class Worker:
         """Begin the runs that were born under this worker's lease; ``leases`` is None when that is not known."""
         self._places.starting -= len(run_ids)
         if leases is None or not self._accepting.is_set():
-            self._places.unknown(run_ids)
+            self._places.lose(len(run_ids))
         else:
             for lease in leases:
                 self._begin(lease, self._agents[lease.agent], claimed_at=since)
         self._ended.set()
-        if self._full or self._places.unsure:
+        if self._full or self._places.looking:
             self.jobs.set()
 
     def _begin(self, lease: Lease, agent: Agent | None, *, claimed_at: float) -> asyncio.Task[None]:
@@ -275,11 +273,11 @@ class Worker:
             await asyncio.sleep(KEPT_RETRY_SECONDS)
 
     async def _stop(self) -> None:
-        epochs = {run_id: execution.lease.epoch for run_id, execution in self._executions.items()}
+        places, may_hold = self._places, bool(self._executions or self._places.claiming)
         for execution in self._executions.values():
             execution.stop("released")
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
-        while (self._executions or self._places.starting) and asyncio.get_running_loop().time() < deadline:
+        while (self._executions or places.starting or places.claiming) and asyncio.get_running_loop().time() < deadline:
             self._ended.clear()
             try:
                 async with asyncio.timeout(0.5):
@@ -289,8 +287,8 @@ class Worker:
         # What is left waits for Postgres; a process that was asked to stop does not.
         for task in self._in_progress:
             task.cancel()
-        if epochs := epochs | self._places.unsure:
+        if may_hold or places.looking:
             try:
-                await self._leases.release(epochs, worker=self.name)
+                await self._leases.release(await self._leases.held(self.name), worker=self.name)
             except DatabaseUnavailable as error:
                 self._telemetry.tell(DutyFailed("worker.release", str(error), self._lease_seconds))
