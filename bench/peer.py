@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from tailrace.bench.children import BenchError, child, line
+from tailrace.bench.children import PATIENCE_SECONDS, BenchError, child, line
 from tailrace.bench.place import Place
-from tailrace.bench.server import PATIENCE_SECONDS, own_environment
+from tailrace.bench.server import own_environment
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,9 +1,9 @@
 """Whatever befalls the database while runs are in progress and followed: afterwards everything goes on by itself.
 
-One server process lives through all of it.  Each test starts a run that goes on for as long as the trouble lasts,
-follows it by a client that reconnects, and then makes the trouble.  Meanwhile a start is answered 201 or an honest 503,
-and a stream 200.  Afterwards the start, repeated with its key, has happened once; and the client has had every event
-once.
+One server process lives through all of it, but for the outage that is longer than its lease.  Each test starts a run
+that goes on for as long as the trouble lasts, follows it by a client that reconnects, and then makes the trouble.
+Meanwhile a start is answered 201 or an honest 503, and a stream 200.  Afterwards the start, repeated with its key, has
+happened once; and the client has had every event once.
 """
 
 from __future__ import annotations
@@ -25,12 +25,22 @@ from tailrace.model.event import Event
 from tailrace.store.database import Database
 from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster
-from tests.outage.troubles import DATABASE, LEASE_SECONDS, PASSWORD, ROLE, SCHEMA, TROUBLES
+from tests.outage.troubles import (
+    DATABASE,
+    LEASE_SECONDS,
+    PASSWORD,
+    ROLE,
+    SCHEMA,
+    SHORT_LEASE_SECONDS,
+    TROUBLES,
+    server_away_for_longer_than_a_lease,
+)
 from tests.patience import PATIENCE_SECONDS
 from tests.write_support import until, value, verified_log
 
 AGENTS = Path(__file__).parent / "agents.py"
 RUNS = "/api/agents/runs"
+LEASES = dict.fromkeys(TROUBLES, LEASE_SECONDS) | {server_away_for_longer_than_a_lease.__name__: SHORT_LEASE_SECONDS}
 _KEYS = (f"key-{number}" for number in itertools.count())
 
 
@@ -49,13 +59,15 @@ def url(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of ``tailrace serve``, all roles, impatient with Postgres; in the end it has no error to report."""
+def server(request: pytest.FixtureRequest, url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of ``tailrace serve``, all roles, with leases of ``request.param`` seconds, impatient with Postgres; in the
+    end it has no error to report.
+    """
     said = tmp_path_factory.mktemp("server") / "stderr"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")} | {
         "TAILRACE_DATABASE_URL": url,
         "TAILRACE_DB_SCHEMA": SCHEMA,
-        "TAILRACE_LEASE_SECONDS": str(LEASE_SECONDS),
+        "TAILRACE_LEASE_SECONDS": str(request.param),
         "TAILRACE_TX_TIMEOUT_MS": "1500",
         "TAILRACE_HEARTBEAT_SECONDS": "1",
         "TAILRACE_LOG_LEVEL": "error",
@@ -124,7 +136,7 @@ async def assert_stream_is_answered(http: httpx2.AsyncClient, run_id: str) -> No
         assert (await anext(answer.aiter_bytes())).startswith(b"retry: ")
 
 
-@pytest.mark.parametrize("name", TROUBLES)
+@pytest.mark.parametrize(("name", "server"), LEASES.items(), ids=TROUBLES, indirect=["server"])
 async def test_everything_goes_on_by_itself_after(
     name: str, cluster: Cluster, server: str, database: Database, tmp_path: Path
 ) -> None:

@@ -12,8 +12,10 @@ from tests.outage.cluster import Cluster
 
 ROLE, DATABASE, PASSWORD = "app", "app", "secret"
 SCHEMA = "healing"
-# Longer than a machine stands still: a server that was frozen past its lease counts as dead.
-LEASE_SECONDS = 30
+# Longer than a machine stands still, for a server that was frozen past its lease counts as dead. One trouble is to
+# outlast the lease.
+LEASE_SECONDS = 120
+SHORT_LEASE_SECONDS = 15
 
 Trouble = Callable[[Cluster], AbstractAsyncContextManager[None]]
 TROUBLES: dict[str, tuple[Trouble, set[int]]] = {}
@@ -53,7 +55,7 @@ async def server_away_for_longer_than_a_lease(cluster: Cluster) -> AsyncIterator
     try:
         yield
     finally:
-        await asyncio.sleep(LEASE_SECONDS + 0.5)
+        await asyncio.sleep(SHORT_LEASE_SECONDS + 0.5)
         cluster.start()
 
 

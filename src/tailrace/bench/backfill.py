@@ -8,11 +8,11 @@ from contextlib import suppress
 import asyncpg
 
 from tailrace.bench import limits
-from tailrace.bench.children import forget_peak, resident_bytes
+from tailrace.bench.children import PATIENCE_SECONDS, forget_peak, resident_bytes
 from tailrace.bench.load import Plan
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Reference, Row
-from tailrace.bench.server import PATIENCE_SECONDS, Served, loading, serving, stream_path
+from tailrace.bench.server import Served, loading, serving, stream_path
 from tailrace.bench.statements import statement
 
 COPY = "COPY of the same rows"

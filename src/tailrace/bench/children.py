@@ -19,6 +19,8 @@ import asyncpg
 from tailrace.errors import TailraceError
 
 STOP_SECONDS = 5.0
+# What may be added to the length of a measurement before it counts as hanging.
+PATIENCE_SECONDS = 90.0
 _PR_SET_PDEATHSIG = 1
 _TICKS = os.sysconf("SC_CLK_TCK")
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
@@ -54,7 +56,7 @@ async def child(
         await _end(process)
 
 
-async def line(process: asyncio.subprocess.Process, folder: Path, *, seconds: float = 30.0) -> str:
+async def line(process: asyncio.subprocess.Process, folder: Path, *, seconds: float = PATIENCE_SECONDS) -> str:
     """Return the next line of a child's stdout; raise ``BenchError`` with what it said when there is none in time."""
     assert process.stdout is not None  # noqa: S101 - `child` gives every one a pipe
     try:

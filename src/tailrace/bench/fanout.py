@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from tailrace.bench.children import PATIENCE_SECONDS
 from tailrace.bench.load import Plan
 from tailrace.bench.pipeline import begun
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Row
-from tailrace.bench.server import PATIENCE_SECONDS, Arrived, loading, serving, stream_path
+from tailrace.bench.server import Arrived, loading, serving, stream_path
 
 NCHAN = "nchan"
 # One client in ten has its times read; all are counted.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from tailrace.bench.children import PATIENCE_SECONDS
 from tailrace.bench.delivery import pacing
 from tailrace.bench.load import Plan
 from tailrace.bench.pipeline import begun
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Row
-from tailrace.bench.server import PATIENCE_SECONDS, loading, serving, stream_path
+from tailrace.bench.server import loading, serving, stream_path
 
 QUIET_RUNS = 100
 QUIET_RATE = 100.0

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from tailrace.bench.children import BenchError, resident_bytes
+from tailrace.bench.children import PATIENCE_SECONDS, BenchError, resident_bytes
 from tailrace.bench.load import Plan
 from tailrace.bench.pipeline import begun
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Row
-from tailrace.bench.server import PATIENCE_SECONDS, loading, serving, stream_path
+from tailrace.bench.server import loading, serving, stream_path
 
 RUNS = 100
 # Streams that are opened before and stay, so that what the first ones of a process take is not counted.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from tailrace.bench import limits
+from tailrace.bench.children import PATIENCE_SECONDS
 from tailrace.bench.load import Plan
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Reference, Row
-from tailrace.bench.server import PATIENCE_SECONDS, Served, loading, serving, stream_path
+from tailrace.bench.server import Served, loading, serving, stream_path
 from tailrace.bench.statements import statement
 
 RUNS = 100

@@ -9,10 +9,10 @@ import time
 from collections.abc import Awaitable, Callable
 
 from tailrace.bench.agents import steps
-from tailrace.bench.children import PostgresCpu, child, line
+from tailrace.bench.children import PATIENCE_SECONDS, PostgresCpu, child, line
 from tailrace.bench.place import Place
 from tailrace.bench.row import Figure, Figures, Goal, Row
-from tailrace.bench.server import PATIENCE_SECONDS, own_environment, serving
+from tailrace.bench.server import own_environment, serving
 from tailrace.runtime import ROLES, run_roles
 from tailrace.telemetry import Happening, JobEnded
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
-from tailrace.bench.children import BenchError, PostgresCpu, child, cpu_seconds, line
+from tailrace.bench.children import PATIENCE_SECONDS, BenchError, PostgresCpu, child, cpu_seconds, line
 from tailrace.bench.load import Plan
 from tailrace.bench.place import Place
 from tailrace.client import Client
@@ -19,8 +19,6 @@ from tailrace.client import Client
 # The client reads a quarter of a megabyte at a time; the C library would ask the kernel for each such buffer anew,
 # which takes as long as the counting (measured).
 KEPT_BUFFERS = {"MALLOC_TRIM_THRESHOLD_": str(2**26), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-# What may be added to the length of a measurement before it counts as hanging.
-PATIENCE_SECONDS = 30.0
 STARTS_AT_ONCE = 20
 
 
