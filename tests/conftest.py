@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from tailrace.bus.local_first import LocalFirst
+from tailrace.bus.postgres import PostgresBus
 from tailrace.settings import Settings
 from tailrace.store.database import Database
+from tailrace.store.doorbell import Doorbell
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
 from tailrace.store.migrate import upgrade
@@ -87,3 +90,9 @@ def happenings() -> list[Happening]:
 @pytest.fixture
 def telemetry(happenings: list[Happening]) -> Telemetry:
     return Telemetry([happenings.append])
+
+
+@pytest.fixture
+def bus(database: Database) -> LocalFirst:
+    """The bus as the process of the outbox has it; the processes of streams hear it through Postgres."""
+    return LocalFirst(PostgresBus(Doorbell(database, Telemetry())))

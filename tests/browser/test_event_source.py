@@ -10,11 +10,8 @@ import pytest
 from playwright.async_api import Page
 
 from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.postgres import PostgresBus
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.doorbell import Doorbell
-from tailrace.telemetry import Telemetry
 from tests.browser_support import HostProcess
 from tests.patience import PATIENCE_MS, PATIENCE_SECONDS
 from tests.read_support import HandWrittenRun, publish_all, until
@@ -31,12 +28,6 @@ FOLLOW = """
 }
 """
 CLOSED = "() => window.source.readyState === EventSource.CLOSED"
-
-
-@pytest.fixture
-def bus(database: Database) -> LocalFirst:
-    """The bus as the process of the outbox has it."""
-    return LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
 
 
 async def follow(page: Page, host: HostProcess, query: str = "") -> None:

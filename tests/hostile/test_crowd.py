@@ -11,11 +11,8 @@ import httpx2
 import pytest
 
 from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.postgres import PostgresBus
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.doorbell import Doorbell
-from tailrace.telemetry import Telemetry
 from tests.hostile.clients import (
     Watcher,
     allow_files,
@@ -53,11 +50,6 @@ def server(settings: Callable[..., Settings]) -> Iterator[ServerProcess]:
         settings(), TAILRACE_WRITE_SECONDS=str(WRITE_SECONDS), TAILRACE_HEARTBEAT_SECONDS="1"
     ) as started:
         yield started
-
-
-@pytest.fixture
-def bus(database: Database) -> LocalFirst:
-    return LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
 
 
 async def test_those_that_misbehave_are_let_go_and_the_others_notice_nothing(

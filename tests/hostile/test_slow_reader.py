@@ -11,11 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.postgres import PostgresBus
 from tailrace.settings import Settings
 from tailrace.store.database import POOL_MAX, Database
-from tailrace.store.doorbell import Doorbell
-from tailrace.telemetry import Telemetry
 from tests.hostile.clients import Watcher, resident_kib, stream_request, watchers
 from tests.hostile.test_crowd import OPEN_KIB, RING_KIB, STALLED_KIB
 from tests.read_support import HandWrittenRun, ServerProcess, publish_all
@@ -61,13 +58,12 @@ class SlowReader:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads from /proc how much memory the server holds")
 @pytest.mark.timeout(300)
 async def test_readers_at_one_kilobyte_a_second_keep_their_streams_and_disturb_nobody(
-    settings: Callable[..., Settings], database: Database
+    settings: Callable[..., Settings], database: Database, bus: LocalFirst
 ) -> None:
     """Twenty of them follow 4 MB at that rate; others have each event as it is published; the memory that the twenty
     cost is bounded by docs/adr/0015, not by what they have still to read.  Then they hurry: nothing was skipped, and
     none of them ever had to come again.
     """
-    bus = LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
     with ServerProcess(settings(), TAILRACE_WRITE_SECONDS=str(WRITE_SECONDS)) as server:
 
         async def write_to(fast: list[Watcher], run: HandWrittenRun) -> None:

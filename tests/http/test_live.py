@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.postgres import PostgresBus
 from tailrace.http import live
 from tailrace.http.connection import WRITE_BUFFER_BYTES, BoundedHttp
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.doorbell import Doorbell
-from tailrace.telemetry import Happening, StreamClosed, StreamOpened, Telemetry
+from tailrace.telemetry import Happening, StreamClosed, StreamOpened
 from tests.hostile.served import HEALTH
 from tests.patience import PATIENCE_SECONDS
 from tests.read_support import (
@@ -243,10 +241,9 @@ async def _blocks_until_cut(answer: RawAnswer) -> list[bytes]:
 
 
 async def test_a_server_that_is_stopped_does_not_wait_for_a_reader_that_takes_nothing(
-    settings: Callable[..., Settings], database: Database
+    settings: Callable[..., Settings], database: Database, bus: LocalFirst
 ) -> None:
     """Its stream has no task that uvicorn could cancel: what is left after the grace period is cut."""
-    bus = LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
     run = await HandWrittenRun.start(database, "r")
     await run.append(*(custom({"text": "x" * 60_000}) for _ in range(100)))
     await publish_all(database, bus)

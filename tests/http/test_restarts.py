@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tailrace.bus.local_first import LocalFirst
-from tailrace.bus.postgres import PostgresBus
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.doorbell import Doorbell
-from tailrace.telemetry import Telemetry
 from tests.read_support import RUNS, HandWrittenRun, RawAnswer, ServerProcess, publish_all, request
 
 
@@ -20,12 +17,6 @@ from tests.read_support import RUNS, HandWrittenRun, RawAnswer, ServerProcess, p
 def server(settings: Callable[..., Settings]) -> Iterator[ServerProcess]:
     with ServerProcess(settings()) as started:
         yield started
-
-
-@pytest.fixture
-def bus(database: Database) -> LocalFirst:
-    """The bus as the process of the outbox has it; the server's process hears it through Postgres."""
-    return LocalFirst(PostgresBus(Doorbell(database, Telemetry())))
 
 
 async def test_on_sigterm_open_streams_end_with_retry_and_the_process_ends(

@@ -508,14 +508,22 @@ async def test_what_this_process_has_committed_is_published_without_reading_it(
         assert log == bus.events[lease.run_id]
 
 
+async def committed(
+    events: Events, publisher: Publisher, lease: Lease, first_seq: int, *, count: int = 1, ends: bool = False
+) -> None:
+    """Append events behind the others, as the process of this publisher."""
+    last = [draft.run_finished(NOW_MS)] if ends else traces(count)
+    append = add(lease, first_seq, last, state=RunState.FINISHED if ends else None)
+    await events.append([append])
+    publisher.committed([append])
+
+
 async def test_what_was_committed_behind_an_unpublished_event_is_published_behind_it(
     database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
 ) -> None:
     """The cursor stands elsewhere, so the run is read from the database: nothing is passed over."""
     (lease,) = await logs(runs, leases, events, 1, 4, ends=False)
-    append = add(lease, 5, traces(2))
-    await events.append([append])
-    publisher.committed([append])
+    await committed(events, publisher, lease, 5, count=2)
     assert not await publisher.hand_over_once()
     assert bus.received == {}
     while await publisher.publish_once():
@@ -530,9 +538,7 @@ async def test_what_was_committed_while_the_database_goes_away_is_published_late
     """The pass fails before its commit; the next ones read what the first had in its hands."""
     (lease,) = await logs(runs, leases, events, 1, 2, ends=False)
     await publish_all(publisher)
-    append = add(lease, 3, traces(2))
-    await events.append([append])
-    publisher.committed([append])
+    await committed(events, publisher, lease, 3, count=2)
     bus.refused = {lease.run_id}
     with pytest.raises(BusUnavailable):
         await publisher.hand_over_once()
@@ -541,14 +547,6 @@ async def test_what_was_committed_while_the_database_goes_away_is_published_late
         pass
     assert bus.received[lease.run_id] == [1, 2, 3, 4]
     await verified_log(database, lease.run_id)
-
-
-async def committed(events: Events, publisher: Publisher, lease: Lease, first_seq: int, *, ends: bool = False) -> None:
-    """Append one event behind the others, as the process of this publisher."""
-    last = [draft.run_finished(NOW_MS)] if ends else traces(1)
-    append = add(lease, first_seq, last, state=RunState.FINISHED if ends else None)
-    await events.append([append])
-    publisher.committed([append])
 
 
 async def test_events_are_handed_over_while_a_pass_is_held_up(
