@@ -35,7 +35,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 # Two writers, one outbox pass, and what HTTP and the duties ask at the same moment.
 POOL_MAX = 16
-CONNECT_SECONDS = 5.0
+# Longer than a busy machine stands still: a process that begins just then would give up.
+CONNECT_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 # Connections that are kept at hand between statements instead of going back to the driver's pool, which costs this
 # process 50 µs a statement, twice what a small one costs itself (measured).  Two appends, an outbox pass, a request.
 AT_HAND_MAX = 4
@@ -84,7 +86,7 @@ class Database:
             return
         pool, self._pool = self._pool, None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 while self._at_hand:
                     await self._give_back(pool, self._at_hand.pop())
                 await pool.close()
@@ -201,7 +203,7 @@ class Database:
         try:
             found = await connection.fetchval(query("session_bound", self.schema), timeout=CONNECT_SECONDS)
         finally:
-            await connection.close(timeout=CONNECT_SECONDS)
+            await connection.close(timeout=CLOSE_SECONDS)
         return bool(found != str(self._tx_timeout_ms))
 
     async def _prepare_no_more(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
