@@ -139,6 +139,22 @@ async def test_a_channel_made_while_others_settle_is_given_its_own_time(database
             assert await seqs_upto(watched, events, 1, 2) == [2]
 
 
+async def test_what_is_asked_for_while_postgres_is_away_is_not_remembered(
+    events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs are named, nothing is left of them to compare later."""
+
+    async def away(*_: object) -> None:
+        raise DatabaseUnavailable("away")
+
+    monkeypatch.setattr(Events, "tails", away)
+    hub = Hub(DeafBus(), events)
+    for number in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            await hub.attach(f"r{number}")
+    assert hub._new == set()
+
+
 async def test_while_the_bus_hears_nothing_the_hub_looks_by_itself(database: Database, events: Events) -> None:
     """Between two heartbeats too, and not while the bus brings what there is."""
     run = await HandWrittenRun.start(database, "r")

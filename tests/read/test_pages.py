@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
@@ -15,7 +16,7 @@ from tailrace.model.event import StoredEvent
 from tailrace.read import pages
 from tailrace.read.channel import Channel
 from tailrace.read.frame import Chunk, frame, is_terminal, joined, written_out
-from tailrace.read.pages import OUTLIER, PAGE_MAX_BYTES, PAGES_AT_ONCE, backfill
+from tailrace.read.pages import OUTLIER, PAGE_MAX_BYTES, PAGES_AT_ONCE, Page, backfill
 from tailrace.store.database import POOL_MAX, Database
 from tailrace.store.events import Events, Frames
 from tailrace.store.queries import in_schema, query
@@ -209,6 +210,27 @@ async def test_an_abandoned_backfill_leaves_no_statement_behind(database: Databa
     for _ in range(PAGES_AT_ONCE):
         assert not gate.locked()
         await gate.acquire()
+
+
+async def test_a_reader_that_goes_while_a_page_ahead_is_being_dropped_is_gone() -> None:
+    """Its cancellation is not taken for that of the page."""
+    dropped = asyncio.Event()
+
+    async def page_ahead() -> Page:
+        try:
+            return await asyncio.Future()
+        except asyncio.CancelledError:
+            dropped.set()
+            return await asyncio.Future()  # as a driver that waits until Postgres has let a statement go
+
+    ahead = asyncio.create_task(page_ahead())
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(pages._drop(deque([ahead])))
+    await dropped.wait()
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert ahead.cancelled()
 
 
 def test_a_chunk_is_bounded_and_has_one_frame_at_least() -> None:

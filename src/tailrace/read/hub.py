@@ -29,7 +29,7 @@ from tailrace.store.events import Events, Tail
 # largest event.
 QUERY_MAX_RUNS = 500
 # From the hand-over to the bus until the marks are committed takes some ten milliseconds, and less than this unless
-# Postgres is in trouble; then the tails are compared at the heartbeat, as ever.
+# Postgres is in trouble or has a flood to mark; then the tails are compared at the heartbeat, as ever.
 SETTLE_SECONDS = 0.1
 FILL_MAX_RUNS = 8
 FILL_MAX_EVENTS = 100
@@ -123,6 +123,7 @@ class Hub:
                 run_id = watched.channel.run_id
                 del self._watched[run_id]
                 self._to_fill.discard(run_id)
+                self._new.discard(run_id)
                 await self._bus.unsubscribe(run_id)
 
     def let_go(self, watched: Watched) -> None:
@@ -181,7 +182,7 @@ class Hub:
             await asyncio.sleep(SETTLE_SECONDS)
             await self._check(sorted(new & self._watched.keys()))
         except BaseException:
-            self._new |= new
+            self._new |= new & self._watched.keys()
             raise
         return bool(self._new)
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 from tailrace.read.channel import Channel
@@ -161,9 +160,10 @@ def _sound(found: Frames, after: int, due: int) -> Frames:
 
 
 async def _drop(ahead: deque[asyncio.Task[Page]]) -> None:
-    while ahead:
-        task = ahead.pop()
+    for task in ahead:
         task.cancel()
-        # What has failed is asked again, by rows, and says so there.
-        with suppress(asyncio.CancelledError, Exception):
-            await task
+    # What has failed is asked again, by rows, and says so there.  They are not suppressed one by one: the cancellation
+    # that comes meanwhile may be the reader's own.
+    dropped = asyncio.gather(*ahead, return_exceptions=True)
+    ahead.clear()
+    await dropped
