@@ -15,8 +15,9 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
+from tailrace.worker.attendance import Attendance
 from tailrace.worker.places import UNKNOWN_SECONDS, Places
-from tests.write_support import claim, queued, running, started, value
+from tests.write_support import AGENT, claim, queued, running, started, value
 
 MakeSettings = Callable[..., Settings]
 CLAIM, HELD = Leases.claim, Leases.held
@@ -89,6 +90,28 @@ async def test_what_is_claimed_while_the_worker_stops_is_given_back(
         await claimed.wait()
         asyncio.get_running_loop().call_later(0.1, answered.set)
     monkeypatch.undo()
+    (lease,) = await claim(leases)
+    assert (lease.run_id, lease.takeovers) == ("r", 0)
+
+
+async def test_an_orphan_that_is_claimed_while_the_worker_stops_is_given_back(
+    settings: MakeSettings, runs: Runs, leases: Leases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody begins to end it then, and the next worker takes it at once."""
+    claimed, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Leases, *, worker: str, lease_seconds: float, **_: object) -> list[Lease]:
+        found = await CLAIM(self, worker=worker, agents=[AGENT], limit=1, lease_seconds=lease_seconds)
+        claimed.set()
+        await answered.wait()
+        return found
+
+    monkeypatch.setattr(Leases, "claim_orphans", slow)
+    monkeypatch.setattr(Attendance, "witnessed_seconds", lambda _: 1e9)
+    await queued(runs, run_id="r")
+    async with running(settings(lease_seconds=3600), {"other": nothing}):
+        await claimed.wait()
+        asyncio.get_running_loop().call_later(0.1, answered.set)
     (lease,) = await claim(leases)
     assert (lease.run_id, lease.takeovers) == ("r", 0)
 

@@ -32,22 +32,26 @@ class Places:
         self._concurrency = concurrency
         self._lease_seconds = lease_seconds
         self._lost = 0
+        self._losses = 0
         # When Postgres first answered a look after the last loss, and when each unknown lease was first found.
         self._since: float | None = None
         self._found: dict[tuple[str, int], float] = {}
-        self.claiming = 0
+        self._claiming = 0
+        # Claims on their way, and starts that are to be born under a lease.
+        self.claims = 0
         self.starting = 0
         # Whether there may be leases that this worker does not know of.
         self.looking = False
 
     def room(self, executing: int) -> int:
         """Return how many places are free beside so many runs in progress."""
-        return self._concurrency - executing - self.claiming - self.starting - self._lost - len(self._found)
+        return self._concurrency - executing - self._claiming - self.starting - self._lost - len(self._found)
 
     @contextmanager
     def claim(self, places: int) -> Iterator[None]:
         """Keep so many places for a claim inside the block, and until it is known what it brought."""
-        self.claiming += places
+        self.claims += 1
+        self._claiming += places
         try:
             yield
         except DatabaseUnavailable as error:
@@ -55,11 +59,13 @@ class Places:
                 self.lose(places)
             raise
         finally:
-            self.claiming -= places
+            self._claiming -= places
+            self.claims -= 1
 
     def lose(self, places: int) -> None:
         """Take note of an answer that was lost: up to so many runs may have been leased to this worker."""
         self._lost += places
+        self._losses += 1
         self.looking = True
         self._since = None
 
@@ -70,7 +76,7 @@ class Places:
         """
         if not self.looking:
             return
-        lost, asked = self._lost, asyncio.get_running_loop().time()
+        lost, losses = self._lost, self._losses
         held = await self._leases.held(self._worker)
         now = asyncio.get_running_loop().time()
         unknown = (
@@ -80,10 +86,10 @@ class Places:
         )
         self._found = {lease: self._found.get(lease, now) for lease in unknown}
         self._lost -= lost
-        if self._since is None:
-            self._since = asked
+        if self._since is None and losses == self._losses:
+            self._since = now
         if sure := [lease for lease, found in self._found.items() if now - found >= UNKNOWN_SECONDS]:
             await self._leases.release(dict(sure), worker=self._worker)
             for lease in sure:
                 del self._found[lease]
-        self.looking = bool(self._found or self._lost) or now - self._since <= self._lease_seconds
+        self.looking = bool(self._found) or self._since is None or now - self._since < self._lease_seconds

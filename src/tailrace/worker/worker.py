@@ -155,6 +155,9 @@ class Worker:
                 started_seconds=silence,
                 queued_seconds=max(silence, self._stall_seconds) if witnessed >= self._stall_seconds else None,
             )
+        if not self._accepting.is_set():
+            await self._leases.release({lease.run_id: lease.epoch for lease in leases}, worker=self.name)
+            return False
         tasks = [self._begin(lease, None, claimed_at=before) for lease in leases]
         if tasks:
             await asyncio.wait(tasks)
@@ -273,14 +276,14 @@ class Worker:
             await asyncio.sleep(KEPT_RETRY_SECONDS)
 
     async def _stop(self) -> None:
-        places, may_hold = self._places, bool(self._executions or self._places.claiming)
+        places, may_hold = self._places, bool(self._executions or self._places.claims)
         for execution in self._executions.values():
             execution.stop("released")
         deadline = asyncio.get_running_loop().time() + CANCEL_GRACE_SECONDS
-        while (self._executions or places.starting or places.claiming) and asyncio.get_running_loop().time() < deadline:
+        while (self._executions or places.starting or places.claims) and asyncio.get_running_loop().time() < deadline:
             self._ended.clear()
             try:
-                async with asyncio.timeout(0.5):
+                async with asyncio.timeout(0.1):  # for claims, which end by themselves
                     await self._ended.wait()
             except TimeoutError:
                 continue
