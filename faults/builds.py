@@ -48,13 +48,16 @@ def mark_before_publish() -> Patches:
         async with self._outbox.transaction() as transaction:
             ready = await advance(transaction)
         if ready:
+            self._remember(ready)
             await self._hand_over(ready)
         return ready
 
     async def ahead(self: Publisher, ours: Sequence[Unpublished]) -> None:
         taken = await self._outbox.advance_from(ours)
-        await self._hand_over([run for run in ours if run.run_id in taken])
-        self._remember([run for run in ours if run.run_id in taken])
+        marked = [run for run in ours if run.run_id in taken]
+        self._remember(marked)
+        self._miss({run.run_id for run in ours} - set(taken))
+        await self._hand_over(marked)
 
     return [(Publisher, "_pass", one_pass), (Publisher, "_hand_over_ahead", ahead)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, assert_never
@@ -261,9 +261,9 @@ class _Parts:
         """Publish what is left, as far as it goes: another process, or the next start, publishes the rest."""
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                publish = self._publisher
-                while await publish.hand_over_once() or await publish.publish_once() or await publish.sweep_once():
-                    pass
+                while await self._publisher.sweep_once() or self._publisher.has_work:
+                    await self._publisher.hand_over_once()
+                    await self._publisher.publish_once()
         except (TimeoutError, TailraceError) as error:
             self._telemetry.tell(DutyFailed("outbox.drain", str(error) or "out of time", 0.0))
 
@@ -271,6 +271,4 @@ class _Parts:
 async def _cancel_all(tasks: Sequence[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with suppress(asyncio.CancelledError):
-            await task
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -136,6 +136,7 @@ async def test_more_hints_than_are_remembered_become_one_look_at_everything(
     publisher.hint([lease.run_id])
     publisher.hint(f"hint-{number}" for number in range(module.HINTS_MAX))
     assert publisher.sweep.is_set()
+    assert publisher.news.is_set()  # for what waited until the forgotten ones were read
     await publisher.sweep_once()
     assert bus.received == {lease.run_id: [1, 2]}
 

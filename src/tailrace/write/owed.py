@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 
 from tailrace.store.outbox import Unpublished
 
-# What is handed over while a statement marks, before the hand-over waits for it: 2,000 marks take Postgres 20 ms.
+# What is handed over while a statement marks, before the hand-over waits for it: 2,000 marks take Postgres 20 ms. The
+# hand-over that fills it comes on top, which in a flood may be several thousand.
 OWED_MAX_EVENTS = 2000
 OWED_MAX_BYTES = 8 * 2**20
 

@@ -12,8 +12,7 @@ while a pass is under way, and a later pass marks them (``write.owed``, docs/adr
 between all the same, both hand the same events over, in order, and one marks them.  A terminal event never goes ahead
 of its mark: whoever sees a stream end finds the run published in the tables, but for the commit.  Hints name the runs
 that others have appended to and are looked up by key.  The poll (``TAILRACE_OUTBOX_POLL_MS``) looks at every open run,
-for hints that were lost with their process; runs whose terminal event is published are not open, so it costs what is in
-progress and not what has ever been.
+for hints that were lost with their process; runs whose terminal event is published are not open.
 """
 
 from __future__ import annotations
@@ -41,13 +40,11 @@ PASS_BYTES = 8 * 2**20
 HINTS_MAX = 10_000
 # Behind a hand-over of so many runs the next one waits for this long, so that it finds more of each: it costs what its
 # runs cost, and with 40 events in it half as much again an event, here and in Postgres, as with 100 (measured). At the
-# rates of people who watch, nothing waits; nor does a single run that floods. Since hand-overs do not wait for marks,
-# 16 ms cost a fifth more CPU than 16 behind each pass had, and 24 as much; 30 gave lag for nothing.
+# rates of people who watch, nothing waits; nor does a single run that floods. 16 ms cost a fifth more CPU.
 PACE_MIN_RUNS = 32
 PACE_SECONDS = 0.024
 # Marks that nobody waits for come together for this long, so that several hand-overs share a statement, which costs a
-# third of a millisecond before its first row. Far less than a new channel waits before it is compared once more
-# (read.hub.SETTLE_SECONDS).
+# third of a millisecond before its first row. Far less than a new channel settles for (read.hub.SETTLE_SECONDS).
 MARK_SECONDS = 0.01
 # Runs in progress whose cursors are remembered.
 CURSORS_MAX = 10_000
@@ -87,12 +84,18 @@ class Publisher:
         self.work = asyncio.Event()
         self.sweep = asyncio.Event()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether anything in hand is not published, or not marked."""
+        return bool(self._fresh or self._owed or self._hints)
+
     def hint(self, run_ids: Iterable[str]) -> None:
         """Say that these runs have events to publish."""
         self._hints.update(run_ids)
         if len(self._hints) > HINTS_MAX:
             self._hints.clear()
             self._lost.clear()
+            self.news.set()  # What is fresh of them may go now.
             self.sweep.set()
         self._urgent.set()
         self.work.set()
@@ -286,14 +289,12 @@ class Publisher:
             raise BusUnavailable(f"the bus did not take a batch within {self._bus_timeout_seconds} s") from None
 
     def _fit(self, ready: Sequence[Unpublished]) -> None:
-        events = sum(len(run.events) for run in ready)
-        if events:
+        if events := sum(len(run.events) for run in ready):
             size = sum(len(event.data or "") for run in ready for event in run.events)
             fitting = PASS_BYTES * events // (BATCH_MAX_RUNS * max(1, size))
             self._events_max = min(RUN_MAX_EVENTS, max(2, fitting))
 
     def _look_again(self, missing: set[str]) -> None:
-        again = missing - self._looked_twice
-        self._looked_twice = again
+        again = self._looked_twice = missing - self._looked_twice
         if again:
             asyncio.get_running_loop().call_later(HELD_RETRY_SECONDS, self.hint, again)
