@@ -12,10 +12,10 @@ import hmac
 import re
 import secrets
 
-_KEY = re.compile(r"tr_([0-9a-f]{12})_[0-9a-f]{64}\Z")
+_SHAPE = "tr_([0-9a-f]{12})_[0-9a-f]{64}"
 # Looser, to recognise a key that was cut or embedded.
 _LIKE_A_KEY = re.compile(r"(?<![0-9A-Za-z])tr_[0-9A-Za-z]{4,}_[0-9A-Za-z]{16,}")
-_WITHIN = re.compile(r"(?<![0-9A-Za-z])tr_[0-9a-f]{12}_[0-9a-f]{64}(?![0-9A-Za-z])")
+_WITHIN = re.compile(f"(?<![0-9A-Za-z]){_SHAPE}(?![0-9A-Za-z])")
 # What a key with an unknown id is compared with, so that it costs what a known id costs.
 _NOBODY = "0" * 64
 
@@ -33,7 +33,7 @@ def hash_of(key: str) -> str:
 
 def id_of(key: str) -> str | None:
     """Return the id in a key, None when it is no key."""
-    match = _KEY.match(key)
+    match = re.fullmatch(_SHAPE, key)
     return match[1] if match else None
 
 

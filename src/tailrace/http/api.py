@@ -31,7 +31,6 @@ EVENTS_MAX_BYTES = 4 * 2**20
 _POSITION = Query(
     alias="fromSeq",
     description="The last seq already processed; events with a greater one follow.",
-    json_schema_extra={"pattern": "^(0|[1-9][0-9]{0,18})$"},
 )
 _IDEMPOTENCY_KEY = {"name": "idempotency-key", "in": "header", "required": False}
 _RunId = Annotated[str, Path(alias="runId", description="The run's id.")]
@@ -69,13 +68,12 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
         redoc_url=None,
         redirect_slashes=False,
     )
-    answer_with_problems(api, get_services)
-    api.include_router(probes(get_services))
+    routers = [probes(get_services)]
     if with_runs:
-        unambiguous = [Depends(_refuse_ambiguity)]
-        api.include_router(_writing(get_services), dependencies=unambiguous)
-        api.include_router(_reading(get_services), dependencies=unambiguous)
-        api.include_router(console())
+        routers += [_writing(get_services), _reading(get_services), console()]
+    answer_with_problems(api, get_services, [route for router in routers for route in router.routes])
+    for router in routers:
+        api.include_router(router)
     generate = api.openapi
     limits = {PREFIX: RUNS_MAX, f"{PREFIX}/{{runId}}/events": EVENTS_MAX}
     api.openapi = lambda: describe(generate(), limits=limits)  # type: ignore[method-assign] # FastAPI's own way to extend it
@@ -83,7 +81,7 @@ def build_api(get_services: GetServices, *, version: str, with_runs: bool = True
 
 
 def _writing(get_services: GetServices) -> APIRouter:
-    router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+    router = _router()
     writer = caller_with(get_services, Scope.RUNS_WRITE)
 
     start_body = {"content": {"application/json": {"schema": StartRun.model_json_schema()}}, "required": True}
@@ -116,7 +114,7 @@ def _writing(get_services: GetServices) -> APIRouter:
 
 
 def _reading(get_services: GetServices) -> APIRouter:
-    router = APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response)
+    router = _router()
     reader = caller_with(get_services, Scope.RUNS_READ)
 
     @router.get("", summary="List runs, newest first", responses=_answers({200: RunList}, 422, 503))
@@ -141,6 +139,28 @@ def _reading(get_services: GetServices) -> APIRouter:
         """Return the run, its input and its output. Needs the scope `runs:read`."""
         return json_answer(view_of(await caller.run(run_id)))
 
+    _events(router, reader)
+
+    @router.post(
+        "/{runId}/stream-token",
+        summary="Make a token that opens this run's stream",
+        responses=_answers({200: StreamToken}, 404, 503),
+    )
+    async def stream_token(run_id: _RunId, caller: Caller = reader) -> Response:
+        """Make a short-lived token, for an `EventSource` cannot send a key. Needs the scope `runs:read`."""
+        document = token_view(*await caller.stream_token(run_id))
+        return json_answer(document, headers={"Cache-Control": "no-store"})
+
+    _stream(router, get_services)
+    return router
+
+
+def _router() -> APIRouter:
+    unambiguous = [Depends(_refuse_ambiguity)]
+    return APIRouter(prefix=PREFIX, tags=["runs"], default_response_class=Response, dependencies=unambiguous)
+
+
+def _events(router: APIRouter, reader: Any) -> None:
     @router.get(
         "/{runId}/events",
         summary="Read published events as JSON",
@@ -165,19 +185,6 @@ def _reading(get_services: GetServices) -> APIRouter:
         text = b",".join([encode(event) for event in page])
         next_from_seq = page[-1].seq if page else position
         return Response(b'{"events":[%b],"nextFromSeq":%d}' % (text, next_from_seq), media_type="application/json")
-
-    @router.post(
-        "/{runId}/stream-token",
-        summary="Make a token that opens this run's stream",
-        responses=_answers({200: StreamToken}, 404, 503),
-    )
-    async def stream_token(run_id: _RunId, caller: Caller = reader) -> Response:
-        """Make a short-lived token, for an `EventSource` cannot send a key. Needs the scope `runs:read`."""
-        document = token_view(*await caller.stream_token(run_id))
-        return json_answer(document, headers={"Cache-Control": "no-store"})
-
-    _stream(router, get_services)
-    return router
 
 
 def _stream(router: APIRouter, get_services: GetServices) -> None:

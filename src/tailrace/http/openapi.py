@@ -17,8 +17,8 @@ _EMPTY = {"const": ""}
 # By where it stands and its name in lower case; a path that is named has a rule of its own.
 _PARAMETERS: dict[tuple[str, str], dict[str, Any]] = {
     ("path", "runid"): {"type": "string", "pattern": RUN_ID_PATTERN},
-    ("query", "fromseq"): {"type": "string", "pattern": "^(0|[1-9][0-9]{0,17})$", "default": "0"},
-    ("header", "last-event-id"): {"type": "string", "pattern": "^(|0|[1-9][0-9]{0,17})$"},
+    ("query", "fromseq"): {"type": "string", "pattern": "^(0|[1-9][0-9]{0,18})$", "default": "0"},
+    ("header", "last-event-id"): {"type": "string", "pattern": "^(|0|[1-9][0-9]{0,18})$"},
     ("header", "idempotency-key"): {"type": "string", "pattern": "^[!-~]{1,255}$"},
     ("query", "state"): {"anyOf": [{"type": "string", "enum": [str(state) for state in RunState]}, _EMPTY]},
     ("query", "agent"): {"type": "string", "pattern": "^[^\\u0000]*$"},

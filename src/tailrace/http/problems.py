@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.routing import compile_path
+from starlette.routing import BaseRoute, Match, Route
 
 from tailrace import errors as e
 from tailrace.errors import Fault
@@ -113,8 +113,11 @@ def tell_refused(error: e.TailraceError, get_services: GetServices) -> None:
             get_services().telemetry.tell(RequestRefused(reason))
 
 
-def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
-    """Let every error of ``api``, foreseen or not, be answered with a problem document."""
+def answer_with_problems(api: FastAPI, get_services: GetServices, routes: Sequence[BaseRoute]) -> None:
+    """Let every error of ``api``, foreseen or not, be answered with a problem document.
+
+    :param routes: what it serves, for ``Allow``; FastAPI keeps it in a shape of its own.
+    """
 
     @api.exception_handler(e.TailraceError)
     async def ours(request: Request, error: e.TailraceError) -> Response:
@@ -131,7 +134,7 @@ def answer_with_problems(api: FastAPI, get_services: GetServices) -> None:
     async def routing(request: Request, error: HTTPException) -> Response:
         detail = f"{request.method} {request.url.path} is not served here; GET /openapi.json lists what is"
         headers = dict(error.headers or {})
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_at(api, request)):
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED and (methods := _methods_at(routes, request)):
             headers["Allow"] = ", ".join(methods)
         return problem(error.status_code, detail, headers=headers)
 
@@ -179,11 +182,10 @@ def describe_problems(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def _methods_at(api: FastAPI, request: Request) -> list[str]:
-    """Return all methods that a path is described with; the router names those of its first route alone."""
-    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
-    described = (item for template, item in api.openapi()["paths"].items() if compile_path(template)[0].match(path))
-    return sorted(method.upper() for item in described for method in item)
+def _methods_at(routes: Sequence[BaseRoute], request: Request) -> list[str]:
+    """Return all methods that a path is served by; the router names those of its first route alone."""
+    served = (route for route in routes if route.matches(request.scope)[0] != Match.NONE)
+    return sorted({method for route in served if isinstance(route, Route) for method in route.methods or ()})
 
 
 def _pointer(location: Sequence[object]) -> str:
