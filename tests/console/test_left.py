@@ -71,6 +71,7 @@ async def test_an_answer_to_a_cancel_is_not_drawn_on_another_run(
         await page.evaluate("location.hash = '#run=b'")
         await expect(console.find("h1")).to_have_text("b")
         await console.says(".line", "complete")
+        await console.says(".range", "1 to 2 of 2")
         shown = await console.find("#main").inner_text()
     assert (await runs.get("a")).cancel_requested_at is not None
     assert (await page.title()).startswith("finished: b ")
