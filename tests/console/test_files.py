@@ -118,14 +118,20 @@ def test_the_files_ask_for_nothing_from_elsewhere_and_make_no_markup() -> None:
 
 
 def test_every_file_that_is_named_is_there_and_every_file_is_named() -> None:
-    """By the page, or by a module that another one imports; a name that a module imports is exported there."""
+    """By the page, or by a module that another one imports; a name that a module imports is exported there, and
+    one that is exported is imported.
+    """
     texts = {name: FILES.joinpath(name).read_text("utf-8") for name in NAMES}
     named = set(re.findall(r'(?:src|href)="console/([\w.]+)"', texts["console.html"]))
+    wanted = set()
     for name, text in texts.items():
         for imported, module in re.findall(r'^import \{([^}]*)\} from "\./([\w.]+)";$', text, re.MULTILINE):
             named.add(module)
             for word in re.findall(r"\w+", imported):
+                wanted.add((module, word))
                 exported = rf"^export (?:async )?(?:function|class|const) {word}\b"
                 assert re.search(exported, texts[module], re.MULTILINE), (name, module, word)
     assert named | {"console.html"} == set(NAMES)
+    exports = re.compile(r"^export (?:async )?(?:function|class|const) (\w+)", re.MULTILINE)
+    assert {(name, word) for name, text in texts.items() for word in exports.findall(text)} == wanted
     assert all(len(text.splitlines()) < 300 for name, text in texts.items() if name.endswith(".js"))

@@ -85,7 +85,7 @@ async def test_a_key_is_asked_for_kept_for_the_tab_and_forgotten(
     await page.get_by_role("link", name="of-acme").click()
     await console.button("Cancel the run").click()
     await page.get_by_role("dialog").get_by_role("button", name="Cancel the run").click()
-    await console.says("main > .told", "Not cancelled. Forbidden: this key has not the scope runs:write")
+    await console.says(".title + .told", "Not cancelled. Forbidden: this key has not the scope runs:write")
     await page.evaluate("location.hash = '#start'")
     await page.get_by_label("Agent").fill("echo")
     await console.button("Start").click()

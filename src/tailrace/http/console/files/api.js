@@ -43,7 +43,7 @@ export function now() {
   return Date.now() + skewMs;
 }
 
-export function pathOf(runId, rest = "") {
+function pathOf(runId, rest = "") {
   return `${RUNS}/${encodeURIComponent(runId)}${rest}`;
 }
 

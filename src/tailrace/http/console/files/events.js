@@ -9,7 +9,7 @@ import { bytes, count, el, jsonBlock, put, shown, tell, timeOf } from "./text.js
 export const TYPES = [
   "RunStarted", "NodeStarted", "DebugTrace", "NodeFinished", "Custom", "RunFinished", "RunFailed", "RunCancelled",
 ];
-export const SHOWN_MAX = 300;
+const SHOWN_MAX = 300;
 const BATCH = 60;
 // Of a flood no batch is read anyway; drawn this far apart, they leave the tab its time for keys and scrolling.
 const FLOOD_PACE_MS = 200;

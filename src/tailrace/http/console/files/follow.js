@@ -30,6 +30,7 @@ export class Following {
     this.timers = new Set();
     this.state = "";
     this.isAsking = false;
+    this.isOpening = false;
   }
 
   /** Open the stream, or open it anew where it was left. */
@@ -148,6 +149,7 @@ export class Following {
   }
 
   end() {
+    if (this.isOver) return;
     this.drop();
     this.told.problem(null);
     this.is("ended");

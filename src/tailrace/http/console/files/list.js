@@ -7,13 +7,13 @@ const PAGE = 50;
 const REFRESH_MS = 5000;
 const REFRESH_MAX_MS = 60_000;
 
-/** Show the list in `main` until `close` is called; `query` holds its filters and cursor. */
+/** Show the list in `root`, which is its own, until `close` is called; `query` holds its filters and cursor. */
 export class ListView {
-  constructor(main, query, tools) {
-    main.append(fromTemplate("list"));
-    Object.assign(this, { main, query, tools, failures: 0, rows: new Map() });
+  constructor(root, query, tools) {
+    root.append(fromTemplate("list"));
+    Object.assign(this, { query, tools, failures: 0, rows: new Map() });
     this.leaving = new AbortController();
-    this.find = (selector) => main.querySelector(selector);
+    this.find = (selector) => root.querySelector(selector);
     this.form = this.find(".filters");
     this.form.elements.state.value = query.get("state") ?? "";
     this.form.elements.agent.value = query.get("agent") ?? "";

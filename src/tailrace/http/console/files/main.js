@@ -42,17 +42,21 @@ function route() {
   const query = new URLSearchParams(location.hash.slice(1));
   const name = query.get("run") ? "run" : query.has("start") ? "start" : "list";
   view?.close();
+  const question = byId("confirm");
+  if (question.open) question.close("no"); // It was about what is left now.
   tools.notice(null);
-  main.replaceChildren();
+  // Of this view alone: whatever still comes to the one before finds nothing here.
+  const root = el("div");
+  main.replaceChildren(root);
   for (const link of document.querySelectorAll("header nav a")) {
     if (link.dataset.view === name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   keyButton.hidden = !hasKey() && keyButton.hidden;
   put(keyButton, hasKey() ? "Forget the key" : "Enter a key");
-  if (name === "run") view = new RunView(main, query.get("run"), tools);
-  else if (name === "start") view = new StartView(main, tools);
-  else view = new ListView(main, query, tools);
+  if (name === "run") view = new RunView(root, query.get("run"), tools);
+  else if (name === "start") view = new StartView(root, tools);
+  else view = new ListView(root, query, tools);
 }
 
 function askForKey(problem, stays) {

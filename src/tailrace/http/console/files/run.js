@@ -6,7 +6,7 @@ import { Following } from "./follow.js";
 import { NodeList, Nodes } from "./nodes.js";
 import { count, duration, el, fromTemplate, jsonBlock, put, sentence, shown, tell, timeOf } from "./text.js";
 
-export const ENDED = new Set(["finished", "failed", "cancelled"]);
+const ENDED = new Set(["finished", "failed", "cancelled"]);
 // A run is followed from this many events before its end; what is before them is read when somebody asks.
 const TAIL = 2000;
 const LOOK_MS = 5000;
@@ -22,15 +22,15 @@ const LINES = {
   stopped: "not followed",
 };
 
-/** Show a run in `main` until `close` is called. */
+/** Show a run in `root`, which is its own, until `close` is called. */
 export class RunView {
-  constructor(main, runId, tools) {
-    main.append(fromTemplate("run"));
-    Object.assign(this, { main, runId, tools, run: null, following: null, log: null, failures: 0, looking: null });
+  constructor(root, runId, tools) {
+    root.append(fromTemplate("run"));
+    Object.assign(this, { runId, tools, run: null, following: null, log: null, failures: 0, looking: null });
     this.leaving = new AbortController();
     this.nodes = new Nodes();
-    this.isStale = true;
-    this.find = (selector) => main.querySelector(selector);
+    Object.assign(this, { isStale: true, isLookDue: false, isStreamInTrouble: false });
+    this.find = (selector) => root.querySelector(selector);
     this.nodeList = new NodeList(this.find(".nodes ul"));
     put(this.find("h1"), shown(runId));
     document.title = `${shown(runId)} – Tailrace`;
@@ -65,6 +65,7 @@ export class RunView {
     clearTimeout(this.timer);
     try {
       const run = await this.look();
+      this.leaving.signal.throwIfAborted(); // Who shares the answer may have left the page on it.
       this.failures = 0;
       if (!this.isStreamInTrouble) this.tools.notice(null);
       if (ENDED.has(run.state) && run.backlog === 0) return;
@@ -97,7 +98,9 @@ export class RunView {
     this.tools.notice(`${sentence(problem.message)}${again}`);
   }
 
+  /** Draw the row and return it; a view that was left throws, for the title and what is read out are the next one's. */
   draw(run) {
+    this.leaving.signal.throwIfAborted();
     const before = this.run;
     this.run = run;
     if (before !== null && before.state !== run.state) this.tools.announce(`The run is ${run.state}`);
@@ -163,7 +166,10 @@ export class RunView {
       hasAll: async (seq) => {
         const row = await this.look();
         // Purged and started again, or the database is an earlier one: it is another run of this name.
-        if (row.lastSeq < seq) this.tools.again();
+        if (row.lastSeq < seq) {
+          this.tools.again();
+          return false;
+        }
         return ENDED.has(row.state) && seq >= row.lastSeq;
       },
     });
@@ -232,10 +238,11 @@ export class RunView {
   }
 
   async cancel() {
-    if (!(await this.tools.confirm(shown(this.runId)))) return;
+    if (!(await this.tools.confirm(shown(this.runId))) || this.leaving.signal.aborted) return;
     const [button, told] = [this.find(".cancel"), this.find(".told")];
     button.disabled = true;
     try {
+      // Sent whether or not the page is left: somebody said yes.
       const run = this.draw(await cancelRun(this.runId));
       const isOver = run.state === "cancelled";
       tell(told, isOver ? "The run is cancelled." : "Cancelling is accepted: the run ends when its agent has let go.");

@@ -7,11 +7,11 @@ import { el, fromTemplate, sentence, shown, tell } from "./text.js";
 const FIELDS = ["agent", "input", "runId"];
 
 export class StartView {
-  constructor(main, tools) {
-    main.append(fromTemplate("start"));
+  constructor(root, tools) {
+    root.append(fromTemplate("start"));
     this.tools = tools;
-    this.form = main.querySelector("form");
-    this.told = main.querySelector(".told");
+    this.form = root.querySelector("form");
+    this.told = root.querySelector(".told");
     this.sent = { body: null, key: null };
     this.leaving = new AbortController();
     document.title = "Start a run – Tailrace";
