@@ -40,7 +40,7 @@ def settings(cluster: Cluster, database: Database) -> Callable[..., Settings]:
     """Settings that name the test's own schema in the cluster; statements are bounded as by default."""
 
     def make(**overrides: Any) -> Settings:
-        given = {
+        given: dict[str, Any] = {
             "database_url": cluster.url,
             "db_schema": database.schema,
             "log_level": "error",

@@ -118,7 +118,9 @@ async def test_a_key_in_the_url_is_refused_also_beside_a_good_header(server: Rea
 
 async def test_a_key_in_the_path_is_in_the_url_too(server: Reading, acme: str) -> None:
     """400, for paths are logged as queries are; a run's id that only looks like a key is an id."""
-    async with httpx2.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {acme}"}) as http:
+    async with httpx2.AsyncClient(
+        base_url=server.url, headers={"Authorization": f"Bearer {acme}"}, timeout=PATIENCE_SECONDS
+    ) as http:
         for path in (f"{RUNS}/{acme}", f"{RUNS}/{acme}/stream", f"/{acme}", f"{RUNS}/r/{acme.replace('_', '%5F')}"):
             answer = await http.get(path)
             assert answer.status_code == 400, path
