@@ -21,7 +21,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import migrations, schema_status, upgrade
 from tailrace.telemetry import DutyFailed, WakeupsDead
 from tailrace.worker.run import Run
-from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened, tried_again
 from tests.read_support import stream_in_process
 from tests.servers import Server, free_port, pgbouncer, unprivileged
 from tests.write_support import AGENT, running
@@ -157,8 +157,8 @@ async def test_upgrades_at_the_same_moment_apply_each_migration_once(pooler: str
 
 async def test_a_pooler_that_was_not_recognised_is_found_by_its_first_error(pooler: str, database: Database) -> None:
     """A prepared statement that is not there means another session: nothing is prepared from then on."""
-    unaware = Database(pooler, schema=database.schema, tx_timeout_ms=5000)
-    await unaware.open()
+    unaware = Database(pooler, schema=database.schema, tx_timeout_ms=PATIENCE_MS)
+    await tried_again(unaware.open)
     try:
         unaware.pooled = False
         assert unaware._pool is not None

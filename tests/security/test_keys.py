@@ -16,7 +16,7 @@ from tailrace.access.principal import Scope
 from tailrace.errors import NotAuthenticated, SettingsError
 from tailrace.settings import Settings
 from tailrace.telemetry import Happening, KeysFileBroken, KeysFileRead, Telemetry
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, tried_again
 from tests.read_support import RUNS, Reading, request
 from tests.security.conftest import Keys
 
@@ -252,4 +252,4 @@ async def test_open_probes_say_nothing_of_the_inside(server: Reading, settings: 
         assert (answer.status_code, "DatabaseUnavailable" in answer.text) == (503, True)
         assert address not in answer.text
         assert (await http.get("/healthz")).status_code == 200
-    await server.database.open()
+    await tried_again(server.database.open)
