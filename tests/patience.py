@@ -1,4 +1,4 @@
-"""How long anything is waited for that is to happen, whatever else the machine has to do meanwhile."""
+"""How long anything is waited for that is to happen, and what is tried again, whatever else the machine has to do."""
 
 from __future__ import annotations
 
