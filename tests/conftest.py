@@ -17,15 +17,16 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.store.events import Events
 from tailrace.store.leases import Leases
-from tailrace.store.migrate import upgrade
 from tailrace.store.outbox import Outbox
 from tailrace.store.runs import Runs
 from tailrace.telemetry import Happening, Telemetry
-from tests.patience import PATIENCE_MS
+from tests.patience import PATIENCE_MS, opened
 
 _SCHEMAS = itertools.count(1)
 # Far beyond what a statement takes: Postgres may have to wait for the machine's disk, and these tests do for Postgres.
 TX_TIMEOUT_MS = PATIENCE_MS
+# Nobody loses a lease because the machine stood still: a test that wants one to end ends it, or asks for a short one.
+LEASE_SECONDS = 3600
 # An example that takes long says something of the machine, and nothing of what it is an example of.
 hypothesis_settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("unhurried")
@@ -34,15 +35,11 @@ hypothesis_settings.load_profile("unhurried")
 @pytest.fixture
 async def database(tailrace_database: str) -> AsyncIterator[Database]:
     """A fresh schema, upgraded, and a pool on it."""
-    opened = Database(tailrace_database, schema=f"test_{next(_SCHEMAS)}", tx_timeout_ms=TX_TIMEOUT_MS)
-    await opened.open()
-    try:
-        await upgrade(opened)
-        yield opened
-        async with opened.connection() as connection:
-            await connection.execute(f'drop schema "{opened.schema}" cascade')
-    finally:
-        await opened.close()
+    made = Database(tailrace_database, schema=f"test_{next(_SCHEMAS)}", tx_timeout_ms=TX_TIMEOUT_MS)
+    async with opened(made, upgraded=True):
+        yield made
+        async with made.connection() as connection:
+            await connection.execute(f'drop schema "{made.schema}" cascade')
 
 
 @pytest.fixture
@@ -54,6 +51,7 @@ def settings(tailrace_database: str, database: Database) -> Callable[..., Settin
             "database_url": tailrace_database,
             "db_schema": database.schema,
             "log_level": "error",
+            "lease_seconds": LEASE_SECONDS,
             "tx_timeout_ms": TX_TIMEOUT_MS,
         }
         return Settings(**given | overrides)

@@ -364,6 +364,7 @@ class ServerProcess:
             "TAILRACE_DATABASE_URL": settings.database_url.get_secret_value(),
             "TAILRACE_DB_SCHEMA": settings.db_schema,
             "TAILRACE_LOG_LEVEL": "error",
+            "TAILRACE_TX_TIMEOUT_MS": str(settings.tx_timeout_ms),
             **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None

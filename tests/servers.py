@@ -25,6 +25,9 @@ from tests.patience import PATIENCE_SECONDS
 
 # Below it are ports that programs are known by, ours among them.
 PORT_MIN = 10_000
+PORTS_MIN = 10_000
+# Beyond it two would share ports.
+WORKERS_MAX = 16
 _GIVEN: set[int] = set()
 
 
@@ -121,30 +124,38 @@ def unprivileged() -> str | None:
 
 
 def free_port() -> int:
-    """Return a port that is free, and that the kernel gives nobody of its own accord until a server listens there.
+    """Return a port that is free, and that nobody is given of his own accord until a server listens there.
 
-    Ports that it gives itself, to connections and to whoever binds port 0, are others: one of those could be gone by
-    the time that the server has started, and again while it is stopped.
+    Ports that the kernel gives itself, to connections and to whoever binds port 0, are others, where it leaves enough:
+    one of those could be gone by the time that the server has started, and again while it is stopped.  Each process of
+    the tests that run at the same time has ports of its own.
     """
     while True:
-        port = random.randrange(PORT_MIN, _ephemeral_port_min())  # noqa: S311 - chooses, guards nothing
+        port = random.randrange(PORT_MIN, _port_end())  # noqa: S311 - chooses, guards nothing
+        if port % WORKERS_MAX != _worker() % WORKERS_MAX or port in _GIVEN:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in _GIVEN:
-            _GIVEN.add(port)
-            return port
+        _GIVEN.add(port)
+        return port
 
 
-def _ephemeral_port_min() -> int:
+def _worker() -> int:
+    """Which of the test processes this is, by xdist's ``gw3``; 0 when it is the only one."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+
+
+def _port_end() -> int:
+    """Where the kernel's own ports begin; where that leaves few, they are shared with it."""
     try:
         text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii")
     except OSError:
         return 32768
-    return max(int(text.split()[0]), PORT_MIN + 10_000)
+    return max(int(text.split()[0]), PORT_MIN + PORTS_MIN)
 
 
 def _dying_with_us(command: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import asyncpg
@@ -23,6 +24,7 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.store.events import Events, RunAppend
 from tailrace.store.leases import Leases
+from tailrace.store.outbox import OutboxTransaction
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Happening, Telemetry
 from tailrace.worker.duties import Duty, perform
@@ -62,7 +64,7 @@ async def queued(runs: Runs, *, agent: str = AGENT, run_id: str | None = None, i
     return run_id
 
 
-async def claim(leases: Leases, *, worker: str = "w1", limit: int = 1, lease_seconds: float = 30) -> list[Lease]:
+async def claim(leases: Leases, *, worker: str = "w1", limit: int = 1, lease_seconds: float = 3600) -> list[Lease]:
     return await leases.claim(worker=worker, agents=[AGENT], limit=limit, lease_seconds=lease_seconds)
 
 
@@ -201,6 +203,14 @@ async def until_waiting_for_a_lock(database: Database, count: int = 1) -> None:
         return True if found >= count else None
 
     await until(blocked)
+
+
+async def shorten_idle(frozen: OutboxTransaction) -> None:
+    """Let the bound on this session, which it must have, end it a quarter of a second from now."""
+    connection = frozen._connection
+    bound = await connection.fetchval("select current_setting('idle_in_transaction_session_timeout')::interval")
+    assert bound == timedelta(seconds=PATIENCE_SECONDS)
+    await connection.execute("set idle_in_transaction_session_timeout = 250")
 
 
 @dataclass

@@ -21,7 +21,7 @@ from tailrace.store.database import Database
 from tailrace.store.migrate import migrations, schema_status, upgrade
 from tailrace.telemetry import DutyFailed, WakeupsDead
 from tailrace.worker.run import Run
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened, tried_again
 from tests.read_support import stream_in_process
 from tests.servers import Server, free_port, pgbouncer, unprivileged
 from tests.write_support import AGENT, running
@@ -88,10 +88,9 @@ def _owner_of(host: str) -> str | None:
 
 @pytest.fixture
 async def behind(pooler: str, database: Database) -> AsyncIterator[Database]:
-    opened = Database(pooler, schema=database.schema, tx_timeout_ms=1000)
-    await opened.open()
-    yield opened
-    await opened.close()
+    """A short bound, and a pool behind it."""
+    async with opened(Database(pooler, schema=database.schema, tx_timeout_ms=1000)) as made:
+        yield made
 
 
 async def test_a_whole_run_works_and_its_stream_ends_in_another_process(
@@ -136,37 +135,30 @@ async def test_a_statement_and_a_transaction_stay_bounded(behind: Database) -> N
         async with behind.connection() as connection:
             await connection.execute("select pg_sleep(30)")
     # With a bound that this transaction cannot reach itself.
-    patient = Database(behind.url, schema=behind.schema, tx_timeout_ms=60_000)
-    await patient.open()
-    async with patient.transaction() as connection:
-        for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
-            assert await connection.fetchval(f"show {name}") == "1min"
-    async with patient.connection() as connection:
-        assert await connection.fetchval("show idle_in_transaction_session_timeout") == "0"
-    await patient.close()
+    async with opened(Database(behind.url, schema=behind.schema, tx_timeout_ms=60_000)) as patient:
+        async with patient.transaction() as connection:
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
+                assert await connection.fetchval(f"show {name}") == "1min"
+        async with patient.connection() as connection:
+            assert await connection.fetchval("show idle_in_transaction_session_timeout") == "0"
 
 
 async def test_upgrades_at_the_same_moment_apply_each_migration_once(pooler: str, database: Database) -> None:
     """The lock is the transaction's: one of the session would stay behind in the pooler and block the next upgrade."""
-    both = [Database(pooler, schema=f"{database.schema}_pooled", tx_timeout_ms=5000) for _ in range(2)]
-    try:
-        for each in both:
-            await each.open()
+    both = [Database(pooler, schema=f"{database.schema}_pooled", tx_timeout_ms=PATIENCE_MS) for _ in range(2)]
+    async with opened(both[0]), opened(both[1]):
         applied = await asyncio.gather(*(upgrade(each) for each in both), upgrade(both[0]))
         assert sorted(name for names in applied for name in names) == [each.name for each in migrations()]
         assert (await schema_status(both[0])).state == "current"
         assert await upgrade(both[1]) == []
-    finally:
-        async with database.connection() as connection:
-            await connection.execute(f'drop schema if exists "{database.schema}_pooled" cascade')
-        for each in both:
-            await each.close()
+    async with database.connection() as connection:
+        await connection.execute(f'drop schema if exists "{database.schema}_pooled" cascade')
 
 
 async def test_a_pooler_that_was_not_recognised_is_found_by_its_first_error(pooler: str, database: Database) -> None:
     """A prepared statement that is not there means another session: nothing is prepared from then on."""
-    unaware = Database(pooler, schema=database.schema, tx_timeout_ms=5000)
-    await unaware.open()
+    unaware = Database(pooler, schema=database.schema, tx_timeout_ms=PATIENCE_MS)
+    await tried_again(unaware.open)
     try:
         unaware.pooled = False
         assert unaware._pool is not None

@@ -17,7 +17,7 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import PENDING_MAX, Doorbell, Ring
 from tailrace.telemetry import BusLost, BusRestored, Happening, Telemetry, WakeupsLost, WakeupsRestored
 from tests.conformance.media import opened, postgres
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, tried_again
 from tests.read_support import until
 
 
@@ -38,7 +38,7 @@ async def test_publishing_without_the_database_says_that_the_bus_is_away(databas
     await database.close()
     with pytest.raises(BusUnavailable, match="postgres://"):
         await bus.publish([Published("r", 3)])
-    await database.open()
+    await tried_again(database.open)
     assert await doorbell.flush(), "what could not be sent must stay queued"
 
 

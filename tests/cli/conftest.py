@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tailrace.store.database import Database
+from tests.patience import PATIENCE_MS
 
 AGENTS = """
 import asyncio
@@ -56,6 +57,8 @@ def environment(tailrace_database: str, database: Database, tmp_path: Path) -> d
     return kept | {
         "TAILRACE_DATABASE_URL": tailrace_database,
         "TAILRACE_DB_SCHEMA": database.schema,
+        # A command that the machine stood still under has not failed.
+        "TAILRACE_TX_TIMEOUT_MS": str(PATIENCE_MS),
         "HOME": str(tmp_path),
         "NO_COLOR": "1",
     }

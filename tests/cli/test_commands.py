@@ -12,6 +12,7 @@ from tailrace import __version__
 from tailrace.store.database import Database
 from tailrace.store.runs import RunRequest, Runs
 from tests.cli.conftest import Tailrace
+from tests.patience import PATIENCE_SECONDS
 
 FAILED, USAGE = 1, 2
 
@@ -57,7 +58,7 @@ async def test_list_and_show_print_what_is_there(tailrace: Tailrace, server: str
     await tailrace("runs", "watch", ids[0])
     shown = json.loads((await tailrace("runs", "show", ids[0], "--json")).out)
     assert (shown["state"], shown["output"]) == ("finished", {"counted": 0})
-    async with httpx2.AsyncClient(base_url=server) as http:
+    async with httpx2.AsyncClient(base_url=server, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"/api/agents/runs/{ids[0]}")).json() == shown
     assert "finished" in (await tailrace("runs", "show", ids[0])).out
 

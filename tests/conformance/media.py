@@ -21,7 +21,7 @@ from tailrace.store.database import Database
 from tailrace.store.doorbell import Doorbell
 from tailrace.telemetry import Telemetry
 from tailrace.worker.duties import Duty, perform
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, tried_again
 from tests.proxy import Proxy, proxied
 from tests.read_support import until
 from tests.servers import Server, valkey
@@ -209,8 +209,8 @@ async def linking(bus: LinkedBus, telemetry: Telemetry | None = None, *, wait: b
 async def opened(settings: Settings) -> Database:
     """Return a pool of its own on the test's schema."""
     assert settings.database_url is not None
-    database = Database(settings.database_url.get_secret_value(), schema=settings.db_schema, tx_timeout_ms=30_000)
-    await database.open()
+    database = Database(settings.database_url.get_secret_value(), schema=settings.db_schema, tx_timeout_ms=PATIENCE_MS)
+    await tried_again(database.open)
     return database
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from playwright.async_api import ConsoleMessage, Error, Locator, Page, expect
@@ -32,6 +33,13 @@ HIDE = """(hidden) => {
     Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });
     document.dispatchEvent(new Event('visibilitychange'));
 }"""
+
+
+async def stop_clock(page: Page) -> None:
+    """Let the clock of what is opened from now on stand still, but for ``page.clock.run_for``."""
+    await page.clock.install()
+    # It can be stopped in its future alone, and goes on until then.
+    await page.clock.pause_at(datetime.now(UTC) + timedelta(hours=1))
 
 
 class Console:

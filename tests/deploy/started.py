@@ -18,7 +18,7 @@ from typing import Any
 import httpx2
 
 from tests.deploy.described import Program
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, TRIES
 
 TAILRACE = Path(sys.executable).parent / "tailrace"
 AGENTS = Path(__file__).parent / "agents.py"
@@ -115,6 +115,24 @@ def ended(place: Place, program: Program, *arguments: str) -> str:
         text=True,
         timeout=PATIENCE_SECONDS,
     ).stdout
+
+
+def upgraded(place: Place, program: Program) -> str:
+    """Run `tailrace db upgrade` as a program of the files, and return what it printed.
+
+    It gives up when no connection comes in time, and says that it may be tried again: the Job of Kubernetes is, and
+    here it is so three times.
+    """
+    said = []
+    for _ in range(TRIES - 1):
+        try:
+            said.append(ended(place, program))
+            return "".join(said)
+        except subprocess.CalledProcessError as error:
+            if "could not connect to" not in error.stderr:
+                raise
+            said.append(error.stdout)
+    return "".join([*said, ended(place, program)])
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from tailrace.testing.servers import with_database
 from tests.deploy import described
 from tests.deploy.beside import Names, Scraped, name_server, nginx, prometheus, valkey
 from tests.deploy.following import FOLLOW_SECONDS, Follower
-from tests.deploy.started import Place, Started, ended, environment, started, working_folder
+from tests.deploy.started import Place, Started, ended, environment, started, upgraded, working_folder
 from tests.patience import PATIENCE_SECONDS
 from tests.servers import Server, free_port
 
@@ -130,7 +130,7 @@ async def composed(
         bus = stack.enter_context(valkey(folder, made / "valkey.conf"))
         places["@valkey:6379"] = f"@127.0.0.1:{bus.port}"
         place = Place(folder, places)
-        assert "applied 0001" in ended(place, described.compose_program("migrate", made))
+        assert "applied 0001" in upgraded(place, described.compose_program("migrate", made))
 
         def start(name: str) -> list[Started]:
             program = described.compose_program(name, made)
@@ -206,7 +206,7 @@ async def test_kubernetes(empty_database: str, addresses: Iterator[str], tmp_pat
     )
     assert init.stdout is not None
     assert b"behind" in await init.stdout.readline()
-    ended(place, described.kubernetes_program("Job", "tailrace-migrate"))
+    upgraded(place, described.kubernetes_program("Job", "tailrace-migrate"))
     said, _ = await init.communicate()
     assert said.endswith(b": current\n")
     assert init.returncode == 0
@@ -231,7 +231,7 @@ async def test_kubernetes(empty_database: str, addresses: Iterator[str], tmp_pat
 async def test_systemd(empty_database: str, tmp_path: Path) -> None:
     """The units, two instances of one among them, execute a run, and end within the time that systemd gives them."""
     place = _place(tmp_path, empty_database, "/var/lib/tailrace", "@127.0.0.1:5432/tailrace")
-    ended(place, described.systemd_program("tailrace-migrate.service"))
+    upgraded(place, described.systemd_program("tailrace-migrate.service"))
     roles = ["api", "api", "worker", "outbox"]
     programs = [described.systemd_program(f"tailrace-{role}@.service", str(free_port())) for role in roles]
     key = _key(place, programs[0])

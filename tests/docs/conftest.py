@@ -20,10 +20,10 @@ import asyncpg
 import pytest
 
 from tailrace.store.database import Database
-from tailrace.store.migrate import upgrade
 from tailrace.testing.servers import with_database
+from tests.conftest import LEASE_SECONDS
 from tests.docs.page import Page
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, asked_again, opened
 from tests.servers import free_port
 
 # The ports that the documents name.
@@ -66,6 +66,9 @@ class Desk:
             "HOME": str(folder),
             "NO_COLOR": "1",
             "TAILRACE_DATABASE_URL": url,
+            # A reader whose machine stood still reads on.
+            "TAILRACE_TX_TIMEOUT_MS": str(PATIENCE_MS),
+            "TAILRACE_LEASE_SECONDS": str(LEASE_SECONDS),
             "TEST_DATABASE_URL": server_url,
         }
         self._servers: list[Server] = []
@@ -86,17 +89,13 @@ class Desk:
         return out
 
     async def until_well(self, script: str, times: int = 1) -> str:
-        """Run a block with so many calls of the doctor, to which nothing is wrong, and return what it printed.
+        """Run a block with so many calls of the doctor, to which nothing is wrong, and return what it printed."""
 
-        That a process stood still for the three seconds in which a canary is published is a finding, and on a machine
-        that is busy with other things a true one: it is asked again, and what is there to stay is found each time.
-        """
-        for _ in range(2):
-            out = await self.shell(script, codes=(0, 1))
-            if out.count("nothing found") == times:
-                return out
-        out = await self.shell(script)
-        assert out.count("nothing found") == times, out
+        def is_well(out: str) -> bool:
+            return out.count("nothing found") == times
+
+        out = await asked_again(lambda: self.shell(script, codes=(0, 1)), is_well)
+        assert is_well(out), out
         return out
 
     async def serve(self, command: str, **more: str) -> Server:
@@ -195,12 +194,8 @@ class Desk:
 async def desk(tailrace_server: str, tmp_path: Path) -> AsyncIterator[Desk]:
     """A desk with a database of its own, with its tables."""
     async with _database(tailrace_server) as url:
-        database = Database(url, schema="tailrace", tx_timeout_ms=30_000)
-        await database.open()
-        try:
-            await upgrade(database)
-        finally:
-            await database.close()
+        async with opened(Database(url, schema="tailrace", tx_timeout_ms=PATIENCE_MS), upgraded=True):
+            pass
         desk = Desk(tmp_path, url, tailrace_server)
         try:
             yield desk

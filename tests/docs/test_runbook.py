@@ -79,11 +79,14 @@ async def until_one(desk: Desk, sql: str, run_id: str) -> None:
     await until(found)
 
 
-async def said_in_time(desk: Desk, curl: str, wanted: str) -> str:
-    """Return what the stream says before curl gives up; it waits for two seconds, which a machine may stand still."""
+async def said_in_time(desk: Desk, curl: str, wanted: str, *, codes: tuple[int, ...] = (0, TIMED_OUT)) -> str:
+    """Return what the stream says before curl ends or gives up, asking again until it says that.
+
+    It gives up after two seconds, for which a machine may stand still.
+    """
 
     async def said() -> str | None:
-        out = await desk.shell(curl, codes=(0, TIMED_OUT))
+        out = await desk.shell(curl, codes=codes)
         return out if re.search(wanted, out) else None
 
     return await until(said)
@@ -191,7 +194,7 @@ async def test_a_stuck_outbox_looks_as_it_says_and_a_restart_is_the_cure(desk: D
     async with httpx2.AsyncClient(base_url=server.address, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(f"/api/agents/runs/{run_id}/events")).json()["events"] == []
     (curl,) = [command for command in RUNBOOK.commands if command.startswith("curl")]
-    assert re.fullmatch(r"retry: \d+\n\n", await said_in_time(desk, curl, "retry: "))
+    assert re.fullmatch(r"retry: \d+\n\n", await said_in_time(desk, curl, "retry: ", codes=(TIMED_OUT,)))
     assert '"title":"Not Found"' in await desk.shell(curl.replace("$RUN", "nobody"))
 
     await outbox.stop(9)

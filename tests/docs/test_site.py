@@ -14,16 +14,14 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
-from playwright.async_api import async_playwright
+from playwright.async_api import Page as BrowserPage
 
 from scripts.site import links, mermaid
 from scripts.site.dialect import to_python_markdown
 from scripts.site.hooks import present
-from tests.patience import PATIENCE_SECONDS
+from tests.browser_support import page as browser_page  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parent.parent.parent
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-PATIENCE_MS = PATIENCE_SECONDS * 1000
 DRAWN = "() => document.querySelectorAll('pre.mermaid').length === 0 && document.querySelector('div.mermaid') !== null"
 
 
@@ -129,30 +127,25 @@ def test_no_page_loads_anything_from_anybody_else(site: Path, pages: dict[Path, 
         assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", style.read_text("utf-8")), style
 
 
-async def test_a_browser_draws_every_diagram_and_asks_nobody(site: Path, pages: dict[Path, Page]) -> None:
+async def test_a_browser_draws_every_diagram_and_asks_nobody(
+    pages: dict[Path, Page],
+    browser_page: BrowserPage,  # noqa: F811 - the fixture
+) -> None:
     """From the disk, so that the site needs no server."""
-    executable = shutil.which("chromium") or shutil.which("chromium", path="/usr/bin")
-    if executable is None:
-        pytest.skip("no chromium on PATH or in /usr/bin: apt-get install chromium")
     if shutil.which("npm") is None:
         pytest.skip("there is no npm; on Debian: apt-get install npm")
-    diagrams = [path for path, page in pages.items() if page.has_diagram]
+    diagrams = [path for path, made in pages.items() if made.has_diagram]
     assert {"architecture.html", "run-states.html"} <= {path.name for path in diagrams}
     asked: list[str] = []
     wrong: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=executable, args=ARGUMENTS, timeout=PATIENCE_MS)
-        page = await browser.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        for path in diagrams:
-            await page.goto(path.as_uri())
-            try:
-                await page.wait_for_function(DRAWN)
-            finally:
-                assert not wrong, (path.name, wrong)
-        await browser.close()
+    browser_page.on("request", lambda request: asked.append(request.url))
+    browser_page.on("pageerror", lambda error: wrong.append(str(error)))
+    for path in diagrams:
+        await browser_page.goto(path.as_uri())
+        try:
+            await browser_page.wait_for_function(DRAWN)
+        finally:
+            assert not wrong, (path.name, wrong)
     assert not [address for address in asked if urlsplit(address).scheme not in ("file", "data", "blob")]
 
 

@@ -243,7 +243,10 @@ async def test_a_repeat_is_answered_also_when_nobody_serves_the_agent_any_more(
     key = {"Idempotency-Key": "k-1"}
     answers = []
     for expected in (201, 200):
-        async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+        async with (
+            reading(settings()) as server,
+            httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http,
+        ):
             if expected == 201:
                 await server.services.leases.record_agents(["gone"])
             answer = await http.post(RUNS, json={"agent": "gone"}, headers=key)
@@ -251,7 +254,7 @@ async def test_a_repeat_is_answered_also_when_nobody_serves_the_agent_any_more(
             answers.append(answer.json())
             await execute(database, "delete from tailrace.agents")
     assert answers[0]["runId"] == answers[1]["runId"]
-    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url) as http:
+    async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         is_problem(await http.post(RUNS, json={"agent": "gone"}), 404)
         is_problem(await http.post(RUNS, json={"agent": "gone"}, headers={"Idempotency-Key": "k-2"}), 404)
         is_problem(await http.post(RUNS, json={"agent": "other"}, headers=key), 422)

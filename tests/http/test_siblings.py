@@ -12,6 +12,9 @@ from tailrace.exporters.prometheus import PrometheusExporter
 from tailrace.http import siblings
 from tailrace.http.siblings import OF_ALL, Siblings, merged
 from tailrace.telemetry import FirstNode, RunCreated
+from tests.write_support import until
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def counted(runs: int, *, backlog: int = 0) -> PrometheusExporter:
@@ -23,7 +26,7 @@ def counted(runs: int, *, backlog: int = 0) -> PrometheusExporter:
     return exporter
 
 
-def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(text: bytes) -> Samples:
     """Return every sample as Prometheus reads it; none may be there twice."""
     found = [
         ((sample.name, tuple(sorted(sample.labels.items()))), sample.value)
@@ -59,19 +62,29 @@ def test_what_the_database_knows_is_told_once_by_the_process_that_answers() -> N
     assert [name for name, _ in found if name in OF_ALL] == sorted(OF_ALL, key=[n for n, _ in found].index)
 
 
+async def told_of(asking: Siblings, runs: int, processes: set[str]) -> Samples:
+    """Ask until exactly these processes have answered: one that is there may be too late, as one that is silent is."""
+
+    async def found() -> Samples | None:
+        answer = samples(await asking.metrics(counted(runs).render()))
+        answered = {dict(labels).get("process") for name, labels in answer if name not in OF_ALL}
+        return answer if answered == processes else None
+
+    return await until(found)
+
+
 async def test_a_process_asks_those_that_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is dead, or answers nothing, is left out, and one that was killed gets its place back."""
-    monkeypatch.setattr(siblings, "ANSWER_SECONDS", 2.0)  # which one of them uses up, twice
+    monkeypatch.setattr(siblings, "ANSWER_SECONDS", 2.0)  # which one of them uses up each time
     first, second = Siblings(tmp_path, "0"), Siblings(tmp_path, "1")
     (tmp_path / "2").touch()  # what a killed process leaves
     silent = socket.socket(socket.AF_UNIX)
     silent.bind(str(tmp_path / "3"))
     silent.listen()
     async with first.answering(counted(1).render), second.answering(counted(2).render):
-        found = samples(await first.metrics(counted(1).render()))
-        assert {dict(labels).get("process") for name, labels in found if name not in OF_ALL} == {"0", "1"}
+        await told_of(first, 1, {"0", "1"})
         async with Siblings(tmp_path, "2").answering(counted(4).render):
-            found = samples(await second.metrics(counted(2).render()))
+            found = await told_of(second, 2, {"0", "1", "2"})
             assert found["tailrace_runs_started_total", (("process", "2"),)] == 4
     silent.close()
     assert samples(await first.metrics(counted(1).render()))["tailrace_runs_started_total", (("process", "0"),)] == 1

@@ -19,7 +19,7 @@ from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tailrace.testing import await_stream_completion
 from tests.outage_support import Line, Served, served
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
 from tests.write_support import until, verified_log
 
 AGENTS = Path(__file__).parent / "agents.py"
@@ -159,11 +159,9 @@ async def _refused(said: Said, why: str, seen: list[str], what: str) -> None:
 @asynccontextmanager
 async def fresh_schema(url: str, name: str) -> AsyncIterator[Database]:
     """A schema that does not exist yet, dropped at the end."""
-    database = Database(url, schema=name, tx_timeout_ms=30_000)
-    await database.open()
-    try:
-        yield database
-    finally:
-        async with database.connection() as connection:
-            await connection.execute(f'drop schema if exists "{name}" cascade')
-        await database.close()
+    async with opened(Database(url, schema=name, tx_timeout_ms=PATIENCE_MS)) as database:
+        try:
+            yield database
+        finally:
+            async with database.connection() as connection:
+                await connection.execute(f'drop schema if exists "{name}" cascade')

@@ -18,6 +18,7 @@ from tailrace.store.outbox import Outbox
 from tailrace.store.runs import RunRequest, Runs
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
+from tests.patience import PATIENCE_MS, opened
 from tests.write_support import NOW_MS, RecordingBus, claim, execute, fetch, queued, value, verified_log
 
 NEEDED = migrations()[-1].version
@@ -26,14 +27,12 @@ NEEDED = migrations()[-1].version
 @pytest.fixture
 async def empty(tailrace_database: str) -> AsyncIterator[Database]:
     """A schema that does not exist yet."""
-    database = Database(tailrace_database, schema="not_yet_there", tx_timeout_ms=5000)
-    await database.open()
-    try:
-        yield database
-    finally:
-        async with database.connection() as connection:
-            await connection.execute('drop schema if exists "not_yet_there" cascade')
-        await database.close()
+    async with opened(Database(tailrace_database, schema="not_yet_there", tx_timeout_ms=PATIENCE_MS)) as database:
+        try:
+            yield database
+        finally:
+            async with database.connection() as connection:
+                await connection.execute('drop schema if exists "not_yet_there" cascade')
 
 
 def test_migrations_are_numbered_from_1_without_a_gap() -> None:

@@ -11,8 +11,9 @@ import pytest
 from tailrace.errors import LocalPostgresError
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.migrate import upgrade
+from tests.conftest import LEASE_SECONDS, TX_TIMEOUT_MS
 from tests.outage.cluster import Cluster, running_cluster
+from tests.patience import opened
 
 _SCHEMAS = itertools.count(1)
 
@@ -29,21 +30,22 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 async def database(cluster: Cluster) -> AsyncIterator[Database]:
     """A fresh schema in the cluster, and a pool on it."""
-    opened = Database(cluster.url, schema=f"outage_{next(_SCHEMAS)}", tx_timeout_ms=5000)
-    await opened.open()
-    try:
-        await upgrade(opened)
-        yield opened
-    finally:
-        await opened.close()
+    made = Database(cluster.url, schema=f"outage_{next(_SCHEMAS)}", tx_timeout_ms=TX_TIMEOUT_MS)
+    async with opened(made, upgraded=True):
+        yield made
 
 
 @pytest.fixture
 def settings(cluster: Cluster, database: Database) -> Callable[..., Settings]:
-    """Settings that name the test's own schema in the cluster."""
+    """Settings that name the test's own schema in the cluster; statements are bounded as by default."""
 
     def make(**overrides: Any) -> Settings:
-        given = {"database_url": cluster.url, "db_schema": database.schema, "log_level": "error"}
+        given: dict[str, Any] = {
+            "database_url": cluster.url,
+            "db_schema": database.schema,
+            "log_level": "error",
+            "lease_seconds": LEASE_SECONDS,
+        }
         return Settings(**given | overrides)
 
     return make

@@ -13,6 +13,7 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import RunCreated, Telemetry
 from tailrace.write.orchestrate import Orchestrator
 from tests.outage_support import Line
+from tests.patience import opened
 from tests.write_support import Told, starting, value, verified_log
 
 
@@ -30,16 +31,14 @@ def told() -> Told:
 @pytest.fixture
 async def orchestrator(database: Database, line: Line, told: Told) -> AsyncIterator[Orchestrator]:
     """It reaches Postgres over the line; its connection has created a run before."""
-    over_the_line = Database(line.url, schema=database.schema, tx_timeout_ms=3000)
-    await over_the_line.open()
     telemetry = Telemetry([told])
-    made = Orchestrator(Runs(over_the_line), Doorbell(over_the_line, telemetry), telemetry, on_committed=lambda _: None)
-    async with starting(made, telemetry):
-        for key in (None, "first"):
-            await made.start("a", idempotency_key=key, input_value=None)
-        yield made
-    line.mend()
-    await over_the_line.close()
+    async with opened(Database(line.url, schema=database.schema, tx_timeout_ms=3000)) as there:
+        made = Orchestrator(Runs(there), Doorbell(there, telemetry), telemetry, on_committed=lambda _: None)
+        async with starting(made, telemetry):
+            for key in (None, "first"):
+                await made.start("a", idempotency_key=key, input_value=None)
+            yield made
+        line.mend()
 
 
 async def count(database: Database) -> int:

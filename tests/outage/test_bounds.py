@@ -19,8 +19,8 @@ from tailrace.store.outbox import Outbox
 from tailrace.telemetry import Telemetry
 from tests.outage.cluster import Cluster
 from tests.outage_support import Line
-from tests.patience import PATIENCE_SECONDS
-from tests.write_support import execute, running, until, value
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened, tried_again
+from tests.write_support import execute, running, shorten_idle, until, value
 
 MakeSettings = Callable[..., Settings]
 BOUNDS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
@@ -30,10 +30,8 @@ BOUNDS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_time
 async def impatient(database: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
     """A pool on the test's schema whose statements may take a quarter of a second, and their answers what they need."""
     monkeypatch.setattr(database_module, "ANSWER_GRACE_SECONDS", PATIENCE_SECONDS)
-    opened = Database(database.url, schema=database.schema, tx_timeout_ms=250)
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened(Database(database.url, schema=database.schema, tx_timeout_ms=250)) as made:
+        yield made
 
 
 async def bounds_of(connection: object) -> set[str]:
@@ -59,25 +57,27 @@ async def test_the_setting_bounds_every_session(settings: MakeSettings, monkeypa
 
 async def test_whoever_listens_is_bounded_too(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """The doorbell has no connection but that which the test above looks at."""
+    bounded = Database(database.url, schema=database.schema, tx_timeout_ms=12345)
     made: list[asyncpg.Connection[asyncpg.Record]] = []
-    connect = database.connect
+    connect = bounded.connect
 
     async def seen() -> asyncpg.Connection[asyncpg.Record]:
         made.append(await connect())
         return made[-1]
 
-    monkeypatch.setattr(database, "connect", seen)
-    doorbell = Doorbell(database, Telemetry())
-    task = asyncio.create_task(doorbell.listen_once())
+    monkeypatch.setattr(bounded, "connect", seen)
+    async with opened(bounded):
+        doorbell = Doorbell(bounded, Telemetry())
+        task = asyncio.create_task(doorbell.listen_once())
 
-    async def listening() -> bool | None:
-        return doorbell.listening or None
+        async def listening() -> bool | None:
+            return doorbell.listening or None
 
-    await until(listening)
-    assert await bounds_of(made[0]) == {"5s"}
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+        await until(listening)
+        assert await bounds_of(made[0]) == {"12345ms"}
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_a_statement_that_takes_too_long_is_ended(impatient: Database) -> None:
@@ -92,9 +92,6 @@ async def test_a_publisher_that_freezes_in_its_transaction_frees_the_run(
     database: Database,
 ) -> None:
     """Its session is ended by the server and its row lock with it; another publisher gets the row."""
-    # Long enough to be seen holding it.
-    impatient = Database(database.url, schema=database.schema, tx_timeout_ms=2500)
-    await impatient.open()
     await execute(
         database,
         "with run as (insert into tailrace.runs (id, agent, last_seq) values ('r', 'a', 1) returning id)"
@@ -110,28 +107,30 @@ async def test_a_publisher_that_freezes_in_its_transaction_frees_the_run(
             return True if await other.take(None, [], runs_max=9, events_max=9) else None
 
     async def publish_frozen() -> None:
-        async with Outbox(impatient).transaction() as frozen:
+        async with Outbox(publishing).transaction() as frozen:
             assert await frozen.take(None, [], runs_max=9, events_max=9)
+            # The bound begins once it was seen holding the row, however long that took.
             assert await taken() is None
+            await shorten_idle(frozen)
             await until(taken)
 
-    with pytest.raises(DatabaseUnavailable):
-        await publish_frozen()
-    await impatient.close()
+    async with opened(Database(database.url, schema=database.schema, tx_timeout_ms=PATIENCE_MS)) as publishing:
+        with pytest.raises(DatabaseUnavailable):
+            await publish_frozen()
 
 
 async def test_a_server_that_does_not_answer_is_not_waited_for(database: Database) -> None:
     """The line is silent, so no bound of the server helps; what became of the statement is not known."""
-    async with Line(database.url).running() as line:
-        over_the_line = Database(line.url, schema=database.schema, tx_timeout_ms=100)
-        await over_the_line.open()
+    async with (
+        Line(database.url).running() as line,
+        opened(Database(line.url, schema=database.schema, tx_timeout_ms=100)) as over_the_line,
+    ):
         line.silence()
         with pytest.raises(DatabaseUnavailable) as lost:
             await value(over_the_line, "select 1")
         assert lost.value.sent
         line.mend()
         assert await until(lambda: answered(over_the_line)) == 1
-        await over_the_line.close()
 
 
 async def answered(database: Database) -> int | None:
@@ -146,13 +145,20 @@ async def test_an_upgrade_waits_for_another_and_for_longer_than_a_statement_may_
     database: Database, impatient: Database
 ) -> None:
     """The other process holds the lock for several times the bound; then the schema is found to be current."""
-    async with database.connection() as other:
-        await other.fetchval("select pg_advisory_lock($1)", ADVISORY_LOCK)
-        waiting = asyncio.create_task(upgrade(impatient))
-        await other.fetchval("select pg_sleep(1)")
-        assert not waiting.done()
-        await other.fetchval("select pg_advisory_unlock($1)", ADVISORY_LOCK)
-        assert await waiting == []
+
+    async def held_up() -> list[str]:
+        async with database.connection() as other:
+            await other.fetchval("select pg_advisory_lock($1)", ADVISORY_LOCK)
+            waiting = asyncio.create_task(upgrade(impatient))
+            await other.fetchval("select pg_sleep(1)")
+            was_held_up = not waiting.done()
+            await other.fetchval("select pg_advisory_unlock($1)", ADVISORY_LOCK)
+            applied = await waiting
+        assert was_held_up
+        return applied
+
+    # Its connection may not come while the machine stands still; that it waits too shortly would be so each time.
+    assert await tried_again(held_up) == []
 
 
 async def test_an_upgrade_that_another_blocks_for_ever_says_who_it_is(

@@ -17,9 +17,10 @@ from tailrace.errors import DatabaseUnavailable, LocalPostgresError
 from tailrace.model.run import RunState
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.migrate import upgrade
 from tailrace.telemetry import DutyFailed
+from tests.conftest import LEASE_SECONDS
 from tests.outage.cluster import Cluster, running_cluster
+from tests.patience import PATIENCE_MS, opened
 from tests.write_support import running, verified_log
 
 
@@ -59,9 +60,7 @@ def fill(disk: Path) -> Path:
 
 async def test_runs_go_on_when_a_full_disk_has_room_again(disk: Path, small: Cluster) -> None:
     """Events are held back meanwhile, a start is refused, and every event that was returned from is there."""
-    database = Database(small.url, schema="tailrace", tx_timeout_ms=5000)
-    await database.open()
-    await upgrade(database)
+    database = Database(small.url, schema="tailrace", tx_timeout_ms=PATIENCE_MS)
     emitted: list[int] = []
 
     async def agent(run: tailrace.Run) -> int:
@@ -77,8 +76,8 @@ async def test_runs_go_on_when_a_full_disk_has_room_again(disk: Path, small: Clu
             await asyncio.sleep(0.01)
 
     enough = asyncio.Event()
-    settings = Settings(database_url=small.url, log_level="error")
-    async with running(settings, agent) as app:
+    settings = Settings(database_url=small.url, log_level="error", lease_seconds=LEASE_SECONDS)
+    async with opened(database, upgraded=True), running(settings, agent) as app:
         run_id = await app.start()
         await said(3)
         filler = await asyncio.to_thread(fill, disk)
@@ -91,7 +90,6 @@ async def test_runs_go_on_when_a_full_disk_has_room_again(disk: Path, small: Clu
         enough.set()
         run = await app.ended(run_id)
         assert run.state == RunState.FINISHED
-    assert run.output == str(len(emitted))
-    log = await verified_log(database, run_id)
+        assert run.output == str(len(emitted))
+        log = await verified_log(database, run_id)
     assert len([event for event in log if event.type == "Custom"]) == len(emitted)
-    await database.close()

@@ -23,7 +23,6 @@ import pytest
 import tailrace
 from tailrace.model.event import Event
 from tailrace.store.database import Database
-from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster
 from tests.outage.troubles import (
     DATABASE,
@@ -35,7 +34,7 @@ from tests.outage.troubles import (
     TROUBLES,
     server_away_for_longer_than_a_lease,
 )
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
 from tests.write_support import until, value, verified_log
 
 AGENTS = Path(__file__).parent / "agents.py"
@@ -51,9 +50,9 @@ def url(cluster: Cluster) -> str:
     async def make() -> str:
         await cluster.sql(f"create role {ROLE} login password '{PASSWORD}'")
         await cluster.sql(f"create database {DATABASE} owner {ROLE}")
-        made = Database(cluster.url_as(ROLE, PASSWORD, DATABASE), schema=SCHEMA, tx_timeout_ms=5000)
-        await upgrade(made)
-        return made.url
+        made = Database(cluster.url_as(ROLE, PASSWORD, DATABASE), schema=SCHEMA, tx_timeout_ms=PATIENCE_MS)
+        async with opened(made, upgraded=True):
+            return made.url
 
     return asyncio.run(make())
 
@@ -89,10 +88,8 @@ def server(request: pytest.FixtureRequest, url: str, tmp_path_factory: pytest.Te
 @pytest.fixture
 async def database(url: str) -> AsyncIterator[Database]:
     """The schema of the server, for looking."""
-    opened = Database(url, schema=SCHEMA, tx_timeout_ms=5000)
-    await opened.open()
-    yield opened
-    await opened.close()
+    async with opened(Database(url, schema=SCHEMA, tx_timeout_ms=PATIENCE_MS)) as looking:
+        yield looking
 
 
 class Follower:

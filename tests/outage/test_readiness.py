@@ -11,10 +11,9 @@ import pytest
 from tailrace.errors import DatabaseReadOnly
 from tailrace.settings import Settings
 from tailrace.store.database import Database
-from tailrace.store.migrate import upgrade
 from tests.outage.cluster import Cluster, running_cluster
 from tests.outage_support import served
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
 from tests.write_support import execute, until
 
 MakeSettings = Callable[..., Settings]
@@ -73,17 +72,13 @@ def test_a_standby_is_told_from_a_database_that_was_made_read_only() -> None:
     with running_cluster() as made:
 
         async def prepared() -> None:
-            database = Database(made.url, schema="tailrace", tx_timeout_ms=5000)
-            await upgrade(database)
+            async with opened(Database(made.url, schema="tailrace", tx_timeout_ms=PATIENCE_MS), upgraded=True):
+                pass
 
         async def refused() -> None:
-            database = Database(made.url, schema="tailrace", tx_timeout_ms=5000)
-            await database.open()
-            try:
+            async with opened(Database(made.url, schema="tailrace", tx_timeout_ms=PATIENCE_MS)) as database:
                 with pytest.raises(DatabaseReadOnly, match=r"is a standby .*name the primary"):
                     await database.require_writable()
-            finally:
-                await database.close()
 
         asyncio.run(prepared())
         made.stop()

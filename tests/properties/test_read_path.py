@@ -44,7 +44,7 @@ from tailrace.store.events import Events
 from tailrace.store.outbox import Outbox
 from tailrace.telemetry import Telemetry
 from tailrace.write.publisher import Publisher
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, tried_again
 from tests.read_support import HandWrittenRun, LossyBus
 
 T = TypeVar("T")
@@ -188,8 +188,8 @@ class ReadPath(RuleBasedStateMachine):
         self._do(self._begin())
 
     async def _begin(self) -> None:
-        self.database = Database(self.url, schema="tailrace", tx_timeout_ms=30_000)
-        await self.database.open()
+        self.database = Database(self.url, schema="tailrace", tx_timeout_ms=PATIENCE_MS)
+        await tried_again(self.database.open)
         self.events = Events(self.database)
         self.bus = LossyBus()
         self.hub = hubs.Hub(self.bus, self.events)

@@ -12,6 +12,7 @@ from tailrace.read.asking import Asking
 from tailrace.store.database import Database
 from tailrace.store.events import Events, Tail
 from tailrace.store.runs import Runs
+from tests.patience import tried_again
 from tests.write_support import queued
 
 
@@ -53,7 +54,7 @@ async def test_without_a_database_each_is_told_and_the_next_is_asked_again(datab
     told = await asyncio.gather(asking.tail(run_id), asking.tail(run_id), return_exceptions=True)
     assert [type(error) for error in told] == [DatabaseUnavailable] * 2
     assert told[0] is not told[1]
-    await database.open()
+    await tried_again(database.open)
     assert await asking.tail(run_id) is not None
     with pytest.raises(RuntimeError):
         # What nobody foresaw is told to the one who asked, and is no end of the asking.

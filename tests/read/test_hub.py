@@ -15,7 +15,7 @@ from tailrace.read.follow import follow
 from tailrace.read.hub import FILL_MAX_EVENTS, FILL_MAX_RUNS, Hub, Watched
 from tailrace.store.database import Database
 from tailrace.store.events import Events
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, tried_again
 from tests.read_support import DeafBus, HandWrittenRun, HookedEvents, LossyBus, execute, publish_all
 
 
@@ -300,7 +300,7 @@ async def test_a_database_that_is_away_while_attaching_leaves_nothing_behind(
             async with hub.watch("r"):
                 pass
     finally:
-        await database.open()
+        await tried_again(database.open)
     assert hub.watched_runs == 0
     assert bus._watched == set()
 

@@ -20,6 +20,7 @@ from tailrace.read.pages import OUTLIER, PAGE_MAX_BYTES, PAGES_AT_ONCE, Page, ba
 from tailrace.store.database import POOL_MAX, Database
 from tailrace.store.events import Events, Frames
 from tailrace.store.queries import in_schema, query
+from tests.patience import PATIENCE_MS, tried_again
 from tests.read_support import DeafBus, HandWrittenRun, HookedEvents, custom, execute, publish_all
 
 # All of Unicode but what Postgres cannot hold; control characters, separators and quotes more often than by chance.
@@ -61,8 +62,8 @@ from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::
 def test_frames_built_by_postgres_are_those_of_the_encoder_byte_for_byte(tailrace_database: str) -> None:
     """Names, functions and data of every kind: control characters, separators, quotes, anything beyond the BMP."""
     with asyncio.Runner() as runner:
-        database = Database(tailrace_database, schema="tailrace", tx_timeout_ms=30_000)
-        runner.run(database.open())
+        database = Database(tailrace_database, schema="tailrace", tx_timeout_ms=PATIENCE_MS)
+        runner.run(tried_again(database.open))
 
         @settings(
             max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

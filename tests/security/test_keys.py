@@ -16,7 +16,7 @@ from tailrace.access.principal import Scope
 from tailrace.errors import NotAuthenticated, SettingsError
 from tailrace.settings import Settings
 from tailrace.telemetry import Happening, KeysFileBroken, KeysFileRead, Telemetry
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_SECONDS, tried_again
 from tests.read_support import RUNS, Reading, request
 from tests.security.conftest import Keys
 
@@ -118,7 +118,9 @@ async def test_a_key_in_the_url_is_refused_also_beside_a_good_header(server: Rea
 
 async def test_a_key_in_the_path_is_in_the_url_too(server: Reading, acme: str) -> None:
     """400, for paths are logged as queries are; a run's id that only looks like a key is an id."""
-    async with httpx2.AsyncClient(base_url=server.url, headers={"Authorization": f"Bearer {acme}"}) as http:
+    async with httpx2.AsyncClient(
+        base_url=server.url, headers={"Authorization": f"Bearer {acme}"}, timeout=PATIENCE_SECONDS
+    ) as http:
         for path in (f"{RUNS}/{acme}", f"{RUNS}/{acme}/stream", f"/{acme}", f"{RUNS}/r/{acme.replace('_', '%5F')}"):
             answer = await http.get(path)
             assert answer.status_code == 400, path
@@ -250,4 +252,4 @@ async def test_open_probes_say_nothing_of_the_inside(server: Reading, settings: 
         assert (answer.status_code, "DatabaseUnavailable" in answer.text) == (503, True)
         assert address not in answer.text
         assert (await http.get("/healthz")).status_code == 200
-    await server.database.open()
+    await tried_again(server.database.open)

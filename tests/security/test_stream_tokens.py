@@ -112,7 +112,14 @@ async def test_a_token_that_we_did_not_make_opens_nothing(server: Reading, token
 async def test_a_token_opens_for_seconds_and_resumes_for_longer(server: Reading, token: str, acme: str) -> None:
     """EventSource re-sends its URL: with the position it has, it is let in again, up to a bound."""
     del token
-    assert await status(server, f"/r/stream?token={aged(server, 30, acme)}") == 200
+    for _ in range(20):
+        before = time.monotonic()
+        answered = await status(server, f"/r/stream?token={aged(server, 59, acme)}")
+        if time.monotonic() - before < 1:
+            break  # Otherwise it may have been too old by the time it was looked at.
+    else:
+        pytest.fail("no answer came within a second")
+    assert answered == 200
     old, past = aged(server, 70, acme), aged(server, 3700, acme)
     assert await status(server, f"/r/stream?token={old}") == 401
     assert await status(server, f"/r/stream?token={old}", "") == 401

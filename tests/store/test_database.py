@@ -13,7 +13,7 @@ from tailrace.settings import Settings
 from tailrace.store.database import Connection, Database
 from tailrace.store.runs import Runs
 from tailrace.store.trouble import passing
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
 from tests.read_support import reading
 from tests.write_support import fetch
 
@@ -92,16 +92,15 @@ async def test_a_connection_that_is_lost_between_two_statements_passes(
 
 async def test_a_pool_that_is_closed_passes(database: Database) -> None:
     """The process stops while somebody still asks."""
-    opened = Database(database.url, schema=database.schema, tx_timeout_ms=5000)
-    await opened.open()
-    pool = opened._pool
-    assert pool is not None
-    await pool.close()
-    with pytest.raises(DatabaseUnavailable, match="clos"):
-        await opened.rows("agents_known")
-    await opened.close()
+    other = Database(database.url, schema=database.schema, tx_timeout_ms=PATIENCE_MS)
+    async with opened(other):
+        pool = other._pool
+        assert pool is not None
+        await pool.close()
+        with pytest.raises(DatabaseUnavailable, match="clos"):
+            await other.rows("agents_known")
     with pytest.raises(DatabaseUnavailable, match="start Tailrace first"):
-        await opened.rows("agents_known")
+        await other.rows("agents_known")
 
 
 async def test_a_connection_that_was_closed_by_us_passes(database: Database) -> None:

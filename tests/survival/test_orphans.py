@@ -16,11 +16,13 @@ from tailrace.store.runs import Runs
 from tailrace.telemetry import JobStarted
 from tailrace.worker import worker
 from tailrace.worker.attendance import Attendance
+from tests.conftest import LEASE_SECONDS
 from tests.write_support import NOW_MS, execute, expire, fetch, queued, running, started, types, until, verified_log
 
 MakeSettings = Callable[..., Settings]
 
-LEASE, STALL = 30.0, 600.0
+# Workers here judge by the leases of ``settings()``: what is silent for longer than STALL is gone for them too.
+LEASE, STALL = float(LEASE_SECONDS), 3.0 * LEASE_SECONDS
 
 
 @pytest.fixture

@@ -29,9 +29,11 @@ AGENTS = Path(__file__).parent / "agents.py"
 FEWER_AGENTS = Path(__file__).parent / "fewer_agents.py"
 FRONT: tuple[Role, ...] = ("api", "outbox")
 NODE = ["NodeStarted", "NodeFinished"]
-# Longer than a machine stands still.  Who dies or is frozen has its lease ended by the test; one that wakes finds out
-# with its next renewal, a third of a lease later.
-LEASE_SECONDS = 6.0
+# Who dies or is frozen has its lease ended by the test, so the others may have the long ones of ``settings()``.  One
+# that wakes finds out with its next renewal, a third of its lease later.
+WAKING_LEASE_SECONDS = 20.0
+# Who is cut off waits it out.
+CUT_OFF_LEASE_SECONDS = 6.0
 
 
 def marks(folder: Path) -> list[str]:
@@ -86,7 +88,7 @@ async def test_a_killed_worker_is_replaced_and_the_run_resumes_at_the_first_step
     database: Database, settings: MakeSettings, tmp_path: Path
 ) -> None:
     """kill -9 in the second step: the first is neither called nor emitted again, the second is called anew."""
-    one = settings(lease_seconds=LEASE_SECONDS)
+    one = settings()
     async with (
         running(one, {}, FRONT) as app,
         served(one, app=AGENTS, role="worker") as first,
@@ -114,13 +116,13 @@ async def test_a_worker_that_was_frozen_past_its_lease_appends_nothing_and_stops
     database: Database, settings: MakeSettings, tmp_path: Path, gate: str
 ) -> None:
     """SIGSTOP, take-over, SIGCONT: whether it wakes up with something to write or not; and it goes on to serve."""
-    one = settings(lease_seconds=LEASE_SECONDS)
+    one = settings(lease_seconds=WAKING_LEASE_SECONDS)
     async with running(one, {}, FRONT) as app, served(one, app=AGENTS, role="worker") as first:
         run_id = await app.start("stages", str(tmp_path))
         await marked(tmp_path, f"two {first.pid}")
         first.freeze()
         await expire(database, run_id)
-        async with served(one, app=AGENTS, role="worker") as second:
+        async with served(settings(), app=AGENTS, role="worker") as second:
             await marked(tmp_path, f"two {second.pid}")
             if gate == "open":
                 open_gate(tmp_path, first)
@@ -141,7 +143,7 @@ async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_c
 ) -> None:
     """Its connections are reset, or look whole and bring nothing: it stops before it could know, is replaced, and
     serves again once the line is mended."""
-    one = settings(lease_seconds=3)
+    one = settings(lease_seconds=CUT_OFF_LEASE_SECONDS)
     assert one.database_url is not None
     async with (
         Line(one.database_url.get_secret_value()).running() as line,
@@ -152,7 +154,7 @@ async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_c
         await marked(tmp_path, f"two {first.pid}")
         getattr(line, how)()
         await marked(tmp_path, f"stopped {first.pid}")
-        async with served(one, app=AGENTS, role="worker") as second:
+        async with served(settings(), app=AGENTS, role="worker") as second:
             await marked(tmp_path, f"two {second.pid}")
             open_gate(tmp_path, first)
             line.mend()
@@ -167,7 +169,7 @@ async def test_a_worker_that_is_cut_off_from_postgres_stops_its_run_by_its_own_c
 async def test_a_run_that_kills_every_worker_ends_after_so_many(database: Database, settings: MakeSettings) -> None:
     """Each worker is killed by the agent's own hand; the last one does not call it any more.  The first deaths are
     written down by the test."""
-    one = settings(lease_seconds=LEASE_SECONDS)
+    one = settings()
     async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
         workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
         there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
@@ -192,7 +194,7 @@ async def test_a_run_that_gets_a_step_further_in_each_life_is_not_given_up(
     database: Database, settings: MakeSettings
 ) -> None:
     """As many deaths in a row as are allowed, and three more, each after a step that was kept: it ends well."""
-    one = settings(lease_seconds=LEASE_SECONDS)
+    one = settings()
     async with running(one, {}, FRONT) as app, AsyncExitStack() as stack:
         workers = [served(one, app=AGENTS, role="worker") for _ in range(4)]
         there = await asyncio.gather(*(stack.enter_async_context(worker) for worker in workers))
@@ -209,7 +211,7 @@ async def test_outages_longer_than_the_lease_are_no_deaths(
     database: Database, settings: MakeSettings, tmp_path: Path
 ) -> None:
     """A run that one more death would end lives through three of them; its worker is alive and says so."""
-    one = settings(lease_seconds=3)
+    one = settings(lease_seconds=CUT_OFF_LEASE_SECONDS)
     assert one.database_url is not None
     async with (
         Line(one.database_url.get_secret_value()).running() as line,
@@ -251,7 +253,7 @@ async def test_a_run_of_an_agent_that_the_next_version_does_not_have_ends_in_run
     """Its worker is killed, and the one that follows has other agents."""
     one = settings(lease_seconds=1)
     async with running(one, {}, FRONT) as app:
-        async with served(settings(lease_seconds=LEASE_SECONDS), app=AGENTS, role="worker") as first:
+        async with served(settings(), app=AGENTS, role="worker") as first:
             run_id = await app.start("stages", str(tmp_path))
             await marked(tmp_path, f"two {first.pid}")
         await expire(database, run_id)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from tailrace.settings import Settings
 from tailrace.store.database import Database
 from tests.outage_support import Served, served
+from tests.patience import asked_again
 from tests.write_support import value
 
 # What a whole walk may take on a machine that is busy with other things.
@@ -75,6 +76,8 @@ def doctor(settings: MakeSettings, database: Database, tmp_path: Path) -> Doctor
             sys.executable, "-m", "tailrace", "doctor", *([] if text else ["--json"]), *args,
             env={name: value for name, value in os.environ.items() if not name.startswith("TAILRACE_")}
             | {"TAILRACE_DATABASE_URL": url, "TAILRACE_DB_SCHEMA": database.schema, "HOME": str(tmp_path)}
+            # As the servers have them: an agent counts as served for as long as its worker's lease.
+            | {"TAILRACE_LEASE_SECONDS": str(given.lease_seconds), "TAILRACE_TX_TIMEOUT_MS": str(given.tx_timeout_ms)}
             | environment,
             cwd=tmp_path,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -89,17 +92,20 @@ def doctor(settings: MakeSettings, database: Database, tmp_path: Path) -> Doctor
     return run
 
 
-async def well(doctor: Doctor, *args: str, text: bool = False, **environment: str) -> Told:
-    """Return what the doctor says of a system that has nothing.
+async def finding(
+    doctor: Doctor, codes: Sequence[str], *args: str, text: bool = False, leaves: int = 0, **environment: str
+) -> Told:
+    """Return what the doctor says of a system that has exactly this, or what it says instead each time it is asked."""
 
-    That a process stood still for the three seconds in which a canary is published is a finding, and on a machine that
-    is busy with other things a true one: it is asked again, and what is there to stay is found each time.
-    """
-    for _ in range(2):
-        told = await doctor(*args, text=text, **environment)
-        if told.code == 0:
-            return told
-    return await doctor(*args, text=text, **environment)
+    def is_expected(told: Told) -> bool:
+        return told.codes == sorted(codes) if codes else told.code == 0
+
+    return await asked_again(lambda: doctor(*args, text=text, leaves=leaves, **environment), is_expected)
+
+
+async def well(doctor: Doctor, *args: str, text: bool = False, leaves: int = 0, **environment: str) -> Told:
+    """Return what the doctor says of a system that has nothing."""
+    return await finding(doctor, (), *args, text=text, leaves=leaves, **environment)
 
 
 async def canaries(database: Database) -> Any:

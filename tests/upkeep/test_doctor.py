@@ -12,7 +12,7 @@ from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tailrace.upkeep.finding import Code
 from tests.outage_support import Served, served
-from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, well
+from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, finding, well
 from tests.write_support import claim, execute, queued, until, value
 
 RunId = str
@@ -62,7 +62,7 @@ async def test_a_run_is_explained_by_its_rows(server: Served, database: Database
     """State, both cursors, what stands at next_seq, lease, agent; a run that is not there is an error."""
     run_id = await start(server, "wait", until_type="NodeStarted")
     await until(lambda: published(database, run_id))
-    told = await doctor(run_id, text=True)
+    told = await well(doctor, run_id, text=True)
     assert told.code == 0
     for said in (run_id, "last_seq", "next_seq", "lease", "everything is published", "a worker served it"):
         assert said in told.out
@@ -74,7 +74,7 @@ async def test_a_run_is_explained_by_its_rows(server: Served, database: Database
 
 async def test_nothing_is_found_where_nothing_runs(database: Database, doctor: Doctor) -> None:
     """No server was asked for, so that the canary is not published is said and is no finding."""
-    told = await doctor(text=True)
+    told = await well(doctor, text=True)
     assert told.code == 0
     assert "no other process of Tailrace is heard" in told.out
     assert await value(database, "select count(*) from tailrace.runs") == 0
@@ -93,13 +93,13 @@ async def test_a_stopped_outbox_is_found(settings: MakeSettings, database: Datab
         outbox.freeze()
         async with tailrace.Client(api.address) as client:
             stuck = (await client.start("echo")).run_id
-        told = await doctor()
+        told = await finding(doctor, [Code.OUTBOX_BEHIND])
         assert told.codes == [Code.OUTBOX_BEHIND]
-        (named,) = [finding for finding in told.findings if "runId" in finding]
+        (named,) = [found for found in told.findings if "runId" in found]
         assert (named["runId"], named["severity"]) == (stuck, "critical")
         assert "restart the outbox" in named["action"]
         assert (await doctor(stuck)).of("outbox-behind")["runId"] == stuck
-        assert (await doctor(run_id)).findings == []
+        assert (await well(doctor, run_id)).findings == []
         outbox.thaw()
 
         await until(lambda: published(database, stuck, ended=True))
@@ -134,7 +134,7 @@ async def test_a_hole_in_a_run_that_has_ended_is_a_gap_too(server: Served, datab
     """Nothing will stumble over it any more but the clients; so it is looked for, without being given the run."""
     run_id = await start(server, "echo", until_type="RunFinished")
     await until(lambda: published(database, run_id, ended=True))
-    assert (await doctor()).findings == []
+    assert (await well(doctor)).findings == []
     await execute(database, "delete from tailrace.run_events where run_id = $1 and seq = 2", run_id)
     for told in (await doctor(), await doctor(run_id)):
         gap = told.of("seq-gap")
@@ -151,7 +151,8 @@ async def test_a_run_that_nobody_takes_is_found(settings: MakeSettings, database
     await queued(runs, agent="echo", run_id="young")
     # However long the doctor needs to get there.
     await execute(database, "update tailrace.runs set created_at = now() + interval '1 h' where id = 'young'")
-    assert (await doctor(TAILRACE_LEASE_SECONDS="1")).codes == [Code.OUTBOX_BEHIND]
+    told = await finding(doctor, [Code.OUTBOX_BEHIND], TAILRACE_LEASE_SECONDS="1")
+    assert told.codes == [Code.OUTBOX_BEHIND]
     await execute(database, "update tailrace.runs set created_at = now() - interval '6 s' where id = 'young'")
     for lease in ("1", "30"):
         waiting = (await doctor(TAILRACE_LEASE_SECONDS=lease)).of("not-started")
@@ -173,8 +174,9 @@ async def test_a_queue_before_busy_workers_is_none(database: Database, runs: Run
     await execute(database, "update tailrace.runs set created_at = created_at - interval '10 s' where id = 'waits'")
     await execute(database, "update tailrace.run_outbox set next_seq = 2")
     await execute(database, "update tailrace.run_events set published_at = now()")
-    assert (await doctor(TAILRACE_WORKER_CONCURRENCY="1")).findings == []
-    assert (await doctor(TAILRACE_WORKER_CONCURRENCY="2")).codes == ["not-started"]
+    assert (await well(doctor, TAILRACE_WORKER_CONCURRENCY="1")).findings == []
+    told = await finding(doctor, [Code.NOT_STARTED], TAILRACE_WORKER_CONCURRENCY="2")
+    assert told.codes == [Code.NOT_STARTED]
 
 
 async def test_a_frozen_worker_stalls_its_run_and_then_loses_its_lease(
@@ -195,7 +197,8 @@ async def test_a_frozen_worker_stalls_its_run_and_then_loses_its_lease(
         stalled = (await doctor(run_id, TAILRACE_STALL_SECONDS="0.5")).of("stalled")
         assert (stalled["runId"], stalled["severity"]) == (run_id, "warning")
         await lease(database, run_id, "now() - interval '3 s'")
-        for told in (await doctor(), await doctor(run_id)):
+        for args in ((), (run_id,)):
+            told = await finding(doctor, [Code.LEASE_EXPIRED], *args)
             assert told.codes == [Code.LEASE_EXPIRED]
             assert told.of("lease-expired")["runId"] == run_id
         # By its own clock it is over as well: it does not go on where it stood.

@@ -11,7 +11,7 @@ from tailrace.store.database import Database
 from tailrace.upkeep.finding import Code
 from tests.outage_support import served
 from tests.servers import Server, free_port, nats, pgbouncer, valkey
-from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, well
+from tests.upkeep.conftest import AGENTS, Doctor, MakeSettings, finding, well
 from tests.write_support import execute, fetch, value
 
 
@@ -28,7 +28,7 @@ async def test_a_dropped_index_is_named_with_the_statement_that_makes_it(
     assert name in missing["detail"]
     if name != "run_steps_pkey":
         await execute(database, missing["action"].removeprefix("in psql: "))
-        assert (await doctor()).findings == []
+        assert (await well(doctor)).findings == []
 
 
 async def test_an_index_that_was_not_completed_is_named(database: Database, doctor: Doctor) -> None:
@@ -46,7 +46,8 @@ async def test_an_older_and_a_newer_schema_are_found(database: Database, doctor:
     assert "`tailrace db upgrade`" in behind["action"]
     await execute(database, "insert into tailrace.schema_migrations (version, name) values (9999, 'later')")
     assert "upgrade the tailrace package" in (await doctor()).of("schema-behind")["action"]
-    assert (await doctor(TAILRACE_DB_SCHEMA="not_there")).codes == [Code.SCHEMA_BEHIND]
+    absent = await finding(doctor, [Code.SCHEMA_BEHIND], TAILRACE_DB_SCHEMA="not_there")
+    assert absent.codes == [Code.SCHEMA_BEHIND]
 
 
 async def test_tables_that_were_altered_by_hand_are_no_traceback(database: Database, doctor: Doctor) -> None:
@@ -91,7 +92,7 @@ async def test_a_bus_that_stops_is_found(
             assert healthy.code == 0, healthy.out
             assert "not made" not in healthy.out
             bus.kill()
-            told = await doctor(TAILRACE_BUS_URL=url)
+            told = await finding(doctor, [Code.BUS_UNREACHABLE], TAILRACE_BUS_URL=url)
             assert told.codes == [Code.BUS_UNREACHABLE]
             assert str(bus.port) in told.of("bus-unreachable")["detail"]
 
@@ -102,6 +103,6 @@ async def test_wake_ups_that_do_not_arrive_are_found(tailrace_database: str, doc
     from tests.bus.test_pgbouncer import pooled  # noqa: PLC0415 - only where there is one
 
     with pooled(tailrace_database, forgetting=True) as url:
-        told = await doctor(TAILRACE_DATABASE_URL=url)
+        told = await finding(doctor, [Code.WAKEUP_DEAD], TAILRACE_DATABASE_URL=url)
     assert told.codes == [Code.WAKEUP_DEAD]
     assert "polling" in told.of("wakeup-dead")["detail"]

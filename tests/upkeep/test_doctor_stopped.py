@@ -13,7 +13,7 @@ from tailrace.store.database import Database
 from tailrace.store.leases import Leases
 from tailrace.store.runs import Runs
 from tests.outage_support import Served
-from tests.upkeep.conftest import Doctor, MakeSettings, canaries
+from tests.upkeep.conftest import Doctor, MakeSettings, canaries, well
 from tests.write_support import execute, fetch, queued, until, value
 
 
@@ -52,7 +52,7 @@ async def test_what_a_killed_doctor_left_behind_is_removed_by_the_next(database:
     await execute(database, "update tailrace.agents set seen_at = now() - interval '1 h' where name like '%canary-old'")
     listed, _ = await runs.list(state=None, agent=None, limit=10, cursor=None)
     assert listed == []
-    told = await doctor(leaves=3)
+    told = await well(doctor, leaves=3)
     assert told.findings == []
     assert await canaries(database) == 3
     assert [row["id"] for row in await fetch(database, "select id from tailrace.runs")] == ["canary-young"]

@@ -202,7 +202,7 @@ async def test_a_worker_that_lost_its_lease_stops_its_agent_and_writes_nothing(
         finally:
             stopped.set()
 
-    async with running(settings(lease_seconds=5), agent) as app:
+    async with running(settings(lease_seconds=15), agent) as app:
         run_id = await app.start()
         await entered.wait()
         lease = await _stolen(database, run_id)
@@ -266,7 +266,7 @@ async def test_a_lease_is_renewed_for_as_long_as_the_agent_runs(database: Databa
         entered.set()
         await go.wait()
 
-    async with running(settings(lease_seconds=5), agent) as app:
+    async with running(settings(lease_seconds=15), agent) as app:
         run_id = await app.start()
         await entered.wait()
         first = await value(database, "select lease_until from tailrace.runs")

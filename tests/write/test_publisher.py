@@ -23,7 +23,7 @@ from tailrace.telemetry import EventsPublished, OutboxGap, Telemetry
 from tailrace.write import owed
 from tailrace.write import publisher as module
 from tailrace.write.publisher import Publisher
-from tests.patience import PATIENCE_SECONDS
+from tests.patience import PATIENCE_MS, PATIENCE_SECONDS, opened
 from tests.write_support import (
     NOW_MS,
     RecordingBus,
@@ -34,6 +34,7 @@ from tests.write_support import (
     fill,
     first_times,
     queued,
+    shorten_idle,
     started,
     traces,
     until_waiting_for_a_lock,
@@ -369,16 +370,13 @@ async def test_a_gap_stops_its_run_and_is_told_once_while_the_others_go_on(
 
 
 async def test_a_frozen_publisher_is_cut_and_another_one_publishes(
-    tailrace_database: str, database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher,
-    bus: RecordingBus,
-) -> None:  # fmt: skip
+    database: Database, runs: Runs, leases: Leases, events: Events, publisher: Publisher, bus: RecordingBus
+) -> None:
     """A process that stops in the middle of its pass holds the row for TAILRACE_TX_TIMEOUT_MS and no longer."""
     (lease,) = await logs(runs, leases, events, 1, 3)
-    short = Database(tailrace_database, schema=database.schema, tx_timeout_ms=3000)
-    await short.open()
-    try:
+    async with opened(Database(database.url, schema=database.schema, tx_timeout_ms=PATIENCE_MS)) as other:
         frozen = contextlib.AsyncExitStack()
-        transaction = await frozen.enter_async_context(Outbox(short).transaction())
+        transaction = await frozen.enter_async_context(Outbox(other).transaction())
         (taken,) = await transaction.take(None, [], runs_max=10, events_max=10)
         await publisher.sweep_once()
         assert bus.received == {}
@@ -387,6 +385,8 @@ async def test_a_frozen_publisher_is_cut_and_another_one_publishes(
             execute(database, "select from tailrace.run_outbox where run_id = $1 for update", lease.run_id)
         )
         await until_waiting_for_a_lock(database)
+        # The bound begins only now that all has been seen that the frozen one keeps from others.
+        await shorten_idle(transaction)
         await waiting
         await publisher.sweep_once()
         assert bus.received == {lease.run_id: [1, 2, 3]}
@@ -394,8 +394,6 @@ async def test_a_frozen_publisher_is_cut_and_another_one_publishes(
             await transaction.advance([taken])
         with contextlib.suppress(DatabaseUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError):
             await frozen.aclose()
-    finally:
-        await short.close()
     await verified_log(database, lease.run_id)
 
 
