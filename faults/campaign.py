@@ -30,6 +30,9 @@ from faults.table import PASSING, tokens_of
 from faults.world import World
 
 STUCK_SECONDS = 30.0
+LOOK_SECONDS = 0.05
+# A look that took longer counts as so long: nothing can end while the machine stands still.
+LOOK_MAX_SECONDS = 2.0
 # A round takes some 10 s on a quiet machine and at most a minute: three minutes and this end within five.
 GRACE_SECONDS = 75.0
 
@@ -118,8 +121,9 @@ class Campaign:
 
     async def _heal(self, load: Load, prefix: str) -> None:
         """Wait until everything has ended and is published, or the time for it is over."""
-        deadline = time.monotonic() + STUCK_SECONDS
-        while time.monotonic() < deadline:
+        left = STUCK_SECONDS
+        while left > 0:
+            began = time.monotonic()
             if load.done:
                 with suppress(*PASSING):
                     if all(
@@ -127,7 +131,8 @@ class Campaign:
                         for run in await self._world.table.runs(prefix)
                     ):
                         return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(LOOK_SECONDS)
+            left -= min(time.monotonic() - began, LOOK_MAX_SECONDS)
 
     async def _check(self, this: Round, load: Load, heads: dict[tuple[str, int], int]) -> None:
         table = self._world.table

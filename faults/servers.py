@@ -19,6 +19,7 @@ from faults.proxy import Link
 ROOT = Path(__file__).resolve().parent.parent
 AGENTS = ROOT / "faults" / "agents.py"
 START_SECONDS = 60.0
+GAVE_UP = "could not connect to Postgres"
 LEASE_SECONDS = 3.0
 TX_TIMEOUT_MS = 2000
 HEARTBEAT_SECONDS = 2.0
@@ -59,7 +60,10 @@ class Server:
             self._process = spawn(command, environment=self._environment, log=log, folder=self._folder)
 
     async def ready(self) -> None:
-        """Return once the process answers that it is ready."""
+        """Return once the process answers that it is ready.
+
+        One that gave up at its start, for Postgres did not answer in time, is started again, as by a supervisor.
+        """
         deadline = time.monotonic() + START_SECONDS
         async with httpx2.AsyncClient(timeout=2) as http:
             while True:
@@ -68,6 +72,8 @@ class Server:
                         return
                 except (httpx2.HTTPError, OSError):
                     pass
+                if self.exit_code == 1 and GAVE_UP in self.log.read_text()[-500:]:
+                    self.start()
                 if self.exit_code is not None:
                     raise RuntimeError(f"{self.name} ended with {self.exit_code}:\n{self.log.read_text()[-2000:]}")
                 if time.monotonic() > deadline:

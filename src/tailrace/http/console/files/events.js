@@ -1,7 +1,7 @@
 // The events of a run on the page: a window of some hundreds of them, however many there are.
 //
 // The newest are kept in memory, the others are read from the API when somebody asks.  What comes is put on the page in
-// batches, one an animation frame; of a flood only what will still be seen is drawn at all.
+// batches, at most one an animation frame; of a flood only what will still be seen is drawn at all.
 
 import { readEvents } from "./api.js";
 import { bytes, count, el, jsonBlock, put, shown, tell, timeOf } from "./text.js";
