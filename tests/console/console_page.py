@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from playwright.async_api import ConsoleMessage, Error, Locator, Page, expect
+from playwright.async_api import ConsoleMessage, Error, Locator, Page, TimeoutError, expect  # noqa: A004 - its own
 
 from tests.patience import PATIENCE_MS
 
 expect.set_options(timeout=PATIENCE_MS)
+SEQS = "[...document.querySelectorAll('.log li')].map((item) => Number(item.dataset.seq))"
 # Notes every seq that is ever put into the list of events, in order, and how many stood there at most.
 WATCH = """
 window.put = []; window.most = 0;
@@ -71,12 +73,14 @@ class Console:
         """Return the runs of the list, top to bottom."""
         return await self.find(".runs td.id a").all_text_contents()
 
-    async def seqs(self) -> list[int]:
-        """Return the seqs of the events that stand on the page."""
-        found: list[int] = await self.page.evaluate(
-            "[...document.querySelectorAll('.log li')].map((item) => Number(item.dataset.seq))"
-        )
-        return found
+    async def draws(self, seqs: Iterable[int]) -> None:
+        """Wait until the events that stand on the page have these seqs: they are drawn a frame after they came."""
+        wanted = list(seqs)
+        try:
+            await self.until(f"(wanted) => String({SEQS}) === String(wanted)", wanted)
+        except TimeoutError:
+            assert await self.page.evaluate(SEQS) == wanted
+            raise
 
     async def until(self, script: str, argument: object = None) -> None:
         """Wait until a JavaScript function of the page says true."""

@@ -157,6 +157,6 @@ async def test_a_key_that_is_revoked_while_a_run_is_followed_is_told(
     await publish_all(database, bus)
     await console.give_key(other_reader)
     await console.says(".line", "complete")
-    assert await console.seqs() == [1, 2]
+    await console.draws([1, 2])
     async with httpx2.AsyncClient(base_url=api.url, timeout=PATIENCE_SECONDS) as http:
         assert (await http.get(RUNS, headers={"Authorization": f"Bearer {reader}"})).status_code == 401

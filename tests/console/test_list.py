@@ -128,5 +128,5 @@ async def test_it_works_where_the_app_is_mounted(
     assert page.url == f"{host.url}/tailrace/console"
     await page.get_by_role("link", name="r", exact=True).click()
     await console.says(".line", "complete")
-    assert await console.seqs() == [1, 2, 3, 4, 5]
+    await console.draws([1, 2, 3, 4, 5])
     assert console.complaints == []
