@@ -10,9 +10,8 @@ uvicorn parses and answers; this adds what it leaves open.  Of a connection one 
 
 A client that goes over a bound is told so by a problem document where it can be, and its connection is closed.
 
-An application may take a connection over in the midst of its answer (``DETACH``): an event stream lives for minutes and
-needs neither parser nor task (docs/adr/0020).  It stays among the server's connections, and gives the connection back
-when the answer is complete.
+An application may take a connection over in the midst of its answer (``DETACH``): an event stream needs neither parser
+nor task (docs/adr/0020).  It stays among the server's, and is given back when the answer is complete.
 """
 
 from __future__ import annotations

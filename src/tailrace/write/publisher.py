@@ -55,8 +55,7 @@ HELD_RETRY_SECONDS = 0.01
 class Publisher:
     """Publishes what is persisted.
 
-    Duties run ``hand_over_once``, which does without the database, and ``publish_once`` and ``sweep_once``, whose
-    passes never overlap.
+    Duties run ``hand_over_once``, which needs no database, ``publish_once`` and ``sweep_once``, which never overlap.
     """
 
     def __init__(self, outbox: Outbox, bus: Bus, telemetry: Telemetry, *, bus_timeout_seconds: float) -> None:
