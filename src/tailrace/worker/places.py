@@ -3,10 +3,10 @@
 A place is taken by a run in progress, by a claim on its way, by a start on its way that is to be born under this
 worker's lease (docs/adr/0027), or by one of these whose answer was lost.
 
-Whose answer was lost, a claim or a start, may have given this worker a lease for a run that it does not execute; and
-since Postgres may execute a statement after its client has given it up, even in a while.  Left alone, the lease would
-run out and count as a death (docs/adr/0017).  So the worker looks for leases under its own name and gives back those
-that it does not know of, before it claims anything, and again until it has looked for as long as a lease lasts.
+A claim or a start whose answer was lost may have given this worker a lease for a run that it does not execute: at once,
+or a while later, for Postgres may execute a statement that its client has given up.  Left alone, the lease would run
+out and count as a death (docs/adr/0017).  So the worker looks for leases under its own name and gives back those that
+it does not know of, before it claims anything, and again until it has looked for as long as a lease lasts.
 """
 
 from __future__ import annotations

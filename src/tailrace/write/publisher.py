@@ -40,7 +40,7 @@ PASS_BYTES = 8 * 2**20
 HINTS_MAX = 10_000
 # Behind a hand-over of so many runs the next one waits for this long, so that it finds more of each: it costs what its
 # runs cost, and with 40 events in it half as much again an event, here and in Postgres, as with 100 (measured). At the
-# rates of people who watch, nothing waits; nor does a single run that floods. 16 ms cost a fifth more CPU.
+# rates of people who watch, nothing waits; nor does a single run that floods (docs/adr/0018).
 PACE_MIN_RUNS = 32
 PACE_SECONDS = 0.024
 # Marks that nobody waits for come together for this long, so that several hand-overs share a statement, which costs a
