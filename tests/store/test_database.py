@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import asyncpg
 import httpx2
@@ -131,3 +134,30 @@ async def test_a_mistake_in_a_statement_is_answered_500_and_logged_with_its_trac
     async with reading(settings()) as server, httpx2.AsyncClient(base_url=server.url, timeout=PATIENCE_SECONDS) as http:
         answer = await http.get("/api/agents/runs/r")
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+
+
+async def test_a_connection_that_cannot_be_given_back_is_nobodys_bug(database: Database) -> None:
+    """Whoever was cancelled meanwhile has gone, and the driver's timeout is no error for the log."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    given_up = asyncio.Event()
+
+    async def release() -> None:
+        await given_up.wait()
+        raise TimeoutError
+
+    class Pool:
+        async def release(self, _: object) -> None:
+            await asyncio.shield(release())  # as the driver's does
+
+    giving = asyncio.create_task(database._give_back(cast(Any, Pool()), cast(Any, None)))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    giving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await giving
+    given_up.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    gc.collect()
+    assert told == []

@@ -58,6 +58,7 @@ class Database:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._at_hand: list[PoolConnectionProxy[asyncpg.Record]] = []
         self._borrowing = 0
+        self._giving: set[asyncio.Task[None]] = set()
 
     @property
     def address(self) -> str:
@@ -187,9 +188,11 @@ class Database:
     async def _give_back(
         self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
     ) -> None:
-        # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
-        with suppress(*PASSING):
-            await pool.release(connection)
+        # It goes on when its caller is cancelled: the driver would log what goes wrong then as never retrieved.
+        giving = asyncio.create_task(_release(pool, connection))
+        self._giving.add(giving)
+        giving.add_done_callback(self._giving.discard)
+        await asyncio.shield(giving)
 
     async def _finds_pooler(self) -> bool:
         """Connect as to Postgres itself; return whether what is set for the session was refused or is not there."""
@@ -235,6 +238,12 @@ class Database:
             "enable_seqscan": "off",
         }
         return options | {"server_settings": session}
+
+
+async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+    # What goes wrong here, the pool ends the connection for; it must not hide how the statement went.
+    with suppress(*PASSING):
+        await pool.release(connection)
 
 
 async def _keep(connection: Connection) -> None:
